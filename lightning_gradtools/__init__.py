@@ -1,0 +1,1 @@
+"""Gradients, schedules, diagnosis and curvature of a network while PyTorch Lightning trains it."""

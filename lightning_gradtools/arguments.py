@@ -1,0 +1,82 @@
+"""Checks of arguments: each failure is one line that names the argument, its value and what is allowed."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot work, found before any training was spent on it."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known word nearest to ``word``, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``.
+
+    Raises:
+        ArgumentError: if it is not; the message lists what is, and the nearest word.
+    """
+    allowed = list(allowed)
+    if value in allowed:
+        return value
+    hint = suggest(value, allowed) if isinstance(value, str) else ""
+    raise ArgumentError(f"{name}={value!r}: must be one of {', '.join(map(str, allowed))}{hint}")
+
+
+def number(
+    name: str,
+    value: float,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return ``value`` as a float if it is a finite number within the bounds.
+
+    Raises:
+        ArgumentError: if it is not a real number (a bool is not), not finite, or out of bounds.
+    """
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in ((">=", at_least), (">", above), ("<=", at_most), ("<", below))
+        if bound is not None
+    ]
+    fits = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (at_least is None or value >= at_least)
+        and (above is None or value > above)
+        and (at_most is None or value <= at_most)
+        and (below is None or value < below)
+    )
+    if not fits:
+        allowed = " and ".join(["a finite number", *bounds])
+        raise ArgumentError(f"{name}={value!r}: must be {allowed}")
+    return float(value)
+
+
+def integer(name: str, value: int, *, at_least: int | None = None, at_most: int | None = None) -> int:
+    """Return ``value`` if it is an integer within the bounds.
+
+    Raises:
+        ArgumentError: if it is not an integer (a bool or 3.0 is not), or out of bounds.
+    """
+    fits = (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+    )
+    if not fits:
+        bounds = [
+            f"{sign} {bound}" for sign, bound in ((">=", at_least), ("<=", at_most)) if bound is not None
+        ]
+        raise ArgumentError(f"{name}={value!r}: must be an integer {' and '.join(bounds)}".rstrip())
+    return value

@@ -1,0 +1,44 @@
+import math
+
+import pytest
+
+from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+
+
+def test_one_of_names_the_argument_the_value_what_is_allowed_and_the_nearest_word():
+    assert one_of("activation", "relu", ["relu", "gelu"]) == "relu"
+    with pytest.raises(ArgumentError) as error:
+        one_of("activation", "rleu", ["relu", "gelu"])
+    assert str(error.value) == "activation='rleu': must be one of relu, gelu (did you mean 'relu'?)"
+
+
+def test_one_of_takes_a_value_that_is_no_string():
+    with pytest.raises(ArgumentError, match=r"norm=3: must be one of batch, layer$"):
+        one_of("norm", 3, ["batch", "layer"])
+
+
+@pytest.mark.parametrize("value", [0.0, -1, math.nan, math.inf, True, "1", None, 2])
+def test_number_refuses(value):
+    with pytest.raises(ArgumentError, match=r"^lr=.*: must be a finite number and > 0 and < 2$"):
+        number("lr", value, above=0, below=2)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 1e-9])
+def test_number_accepts(value):
+    assert number("lr", value, above=0, at_most=1) == float(value)
+
+
+def test_number_bounds_are_inclusive_where_they_say_so():
+    assert number("x", 0, at_least=0) == 0
+    with pytest.raises(ArgumentError, match=r"and >= 0 and <= 1$"):
+        number("x", 1.1, at_least=0, at_most=1)
+
+
+@pytest.mark.parametrize("value", [0, 11, 3.0, True, "3", None])
+def test_integer_refuses(value):
+    with pytest.raises(ArgumentError, match=r"^steps=.*: must be an integer >= 1 and <= 10$"):
+        integer("steps", value, at_least=1, at_most=10)
+
+
+def test_integer_accepts_its_bounds():
+    assert [integer("steps", n, at_least=1, at_most=10) for n in (1, 10)] == [1, 10]
