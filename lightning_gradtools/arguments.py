@@ -75,8 +75,6 @@ def integer(name: str, value: int, *, at_least: int | None = None, at_most: int 
         and (at_most is None or value <= at_most)
     )
     if not fits:
-        bounds = [
-            f"{sign} {bound}" for sign, bound in ((">=", at_least), ("<=", at_most)) if bound is not None
-        ]
+        bounds = [f"{sign} {bound}" for sign, bound in ((">=", at_least), ("<=", at_most)) if bound is not None]
         raise ArgumentError(f"{name}={value!r}: must be an integer {' and '.join(bounds)}".rstrip())
     return value

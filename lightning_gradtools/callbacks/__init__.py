@@ -1,0 +1,5 @@
+"""The callbacks: they decide when to measure, what to log and what to save; the mathematics is below."""
+
+from lightning_gradtools.callbacks.progress_bar import ProgressBar
+
+__all__ = ["ProgressBar"]

@@ -1,0 +1,1 @@
+"""The Hydra application ``gradtools-train``; the only code here that knows Hydra."""

@@ -1,0 +1,37 @@
+"""Silence for what does not help a reader of the console; warnings that matter stay."""
+
+import logging
+import re
+import warnings
+
+_NOISE = re.compile(
+    r"^\s*(GPU available|TPU available|HPU available|IPU available|💡 Tip|`Trainer\.fit` stopped|"
+    r"distributed_backend=|-{10,}|Initializing distributed|Running in `fast_dev_run`|"
+    r"Restored all states from the checkpoint|Loaded model weights from the checkpoint)"
+)
+
+
+class _Noise(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _NOISE.match(record.getMessage())
+
+
+def keep_quiet(*, in_memory_data: bool) -> None:
+    """Drop Lightning's lines on absent accelerators, its tips and its banners.
+
+    Args:
+        in_memory_data: the data module is one of ours, for which more loader workers are slower; the advice to raise
+            their number is dropped too.
+    """
+    for name in (
+        "lightning",
+        "lightning.pytorch",
+        "lightning.fabric",
+        None,
+    ):  # None is the root, which a sweep uses
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_Noise())
+    # Lightning's own use of a torch API, which nobody who reads the console can change.
+    warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+    if in_memory_data:
+        warnings.filterwarnings("ignore", message=r".*does not have many workers")

@@ -1,0 +1,94 @@
+"""The main job: a composed config in, a trained network and its run folder out."""
+
+import time
+
+import lightning
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.cli import run_folder
+from lightning_gradtools.cli.composition import composition
+from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
+from lightning_gradtools.cli.quiet import keep_quiet
+from lightning_gradtools.cli.summary import Summary
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Compose, fit, test and report one run.
+
+    Args:
+        cfg: what `conf/train.yaml` composes to.
+
+    Returns:
+        The metric named by ``cfg.objective``, for a sweeper to optimise; None if the run did not log it.
+
+    Raises:
+        ArgumentError: if the config cannot work.
+    """
+    _check(cfg)
+    keep_quiet(in_memory_data=str(cfg.data._target_).startswith("lightning_gradtools."))
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision(cfg.float32_matmul_precision)
+
+    datamodule = instantiate(cfg.data) if cfg.data._target_ else None
+    module = instantiate(cfg.model)
+    ownership = decide_ownership(module, cfg)
+    if ownership.installs_optimizer:
+        install_optimizer(module, instantiate(cfg.optimizer))
+    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
+    if ownership.schedule_from_config:
+        callbacks.append(instantiate(cfg.schedule))
+    loggers = [instantiate(node) for node in cfg.logger.values() if node]
+    trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    _refuse_a_sweep_of_reruns(trainer, cfg)
+
+    if trainer.is_global_zero:
+        run_folder.record(cfg)
+        print(composition(cfg, module, ownership))
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
+        metrics = dict(trainer.callback_metrics)
+        if cfg.test and not cfg.trainer.get("fast_dev_run") and _can_test(module, datamodule):
+            trainer.test(module, datamodule=datamodule, ckpt_path="best", verbose=False)
+            metrics |= trainer.callback_metrics
+    finally:  # an interrupt or a crash loses nothing of what was computed before it
+        metrics = locals().get("metrics", dict(trainer.callback_metrics))
+        summary = Summary.of(trainer, metrics, seconds=time.perf_counter() - started)
+        if trainer.is_global_zero and summary.steps:
+            run_folder.record_summary(cfg.output_dir, summary)
+            print(summary.text(cfg.output_dir))
+    return summary.metrics.get(cfg.objective)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what would fail later, and less clearly."""
+    integer("seed", cfg.seed, at_least=0)
+    one_of("float32_matmul_precision", cfg.float32_matmul_precision, ("highest", "high", "medium"))
+    one_of("objective_mode", cfg.objective_mode, ("min", "max"))
+    for key in ("max_epochs", "max_steps", "accumulate_grad_batches", "log_every_n_steps"):
+        if cfg.trainer.get(key) is not None:
+            integer(f"trainer.{key}", cfg.trainer[key], at_least=-1)
+    if "lr" in cfg.optimizer:
+        number("optimizer.lr", cfg.optimizer.lr, at_least=0)
+
+
+def _can_test(module: lightning.LightningModule, datamodule: lightning.LightningDataModule | None) -> bool:
+    source = module if datamodule is None else datamodule
+    return is_overridden("test_step", module) and is_overridden("test_dataloader", source)
+
+
+def _refuse_a_sweep_of_reruns(trainer: lightning.Trainer, cfg: DictConfig) -> None:
+    """Lightning's ``ddp`` starts a rank by running the command line again; with ``-m`` in it that is a sweep each."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        raise ArgumentError(
+            f"trainer.strategy={cfg.trainer.strategy!r}: cannot run in a sweep, because every process would"
+            " run the whole sweep again; must be ddp_spawn or ddp_fork (trainer=ddp trainer.strategy=ddp_spawn)"
+        )
