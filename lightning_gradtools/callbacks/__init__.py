@@ -1,0 +1,1 @@
+"""Lightning callbacks: when to measure, what to log, what to save."""
