@@ -3,3 +3,4 @@
 from lightning_gradtools.callbacks.progress_bar import ProgressBar
 
 __all__ = ["ProgressBar"]
+"""Lightning callbacks: when to measure, what to log, what to save."""

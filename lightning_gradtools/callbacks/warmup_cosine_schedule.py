@@ -1,0 +1,237 @@
+"""Warm-up-cosine on any LightningModule, counted in optimizer steps."""
+
+import math
+import sys
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.utils.hooks import RemovableHandle
+
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.schedules import Length, WarmupCosine, WarmupCosineLR, check_length, steps_in
+
+
+class WarmupCosineSchedule(Callback):
+    """Puts a :class:`~lightning_gradtools.schedules.WarmupCosine` schedule on every optimizer of the run.
+
+    A length is an integer (optimizer steps), a float in [0, 1] (fraction of the run: ``0.05`` is 5 %, ``1.0``
+    all of it) or a text (``"2 epochs"``). The length of the run is Lightning's
+    ``estimated_stepping_batches``, that is optimizer steps: accumulation, ``limit_train_batches``,
+    ``max_steps`` and the number of devices are accounted for.
+
+    **What counts as a step.** The learning rate of an optimizer's k-th real step, counted from 0, is its base
+    learning rate times ``WarmupCosine.factor(k)``. A step is real if ``optimizer.step()`` ran and any
+    parameter had a gradient: a batch whose ``training_step`` returned None, a step that the fp16 loss scaler
+    skipped, and a step whose gradients were set to None do not count, as they do not in Adam's own bias
+    correction. Each skipped step leaves the curve one step short of its end. A fused optimizer under the fp16
+    scaler skips on the device, where nothing can see it: there every step counts. An optimizer that drops its
+    gradients inside ``step()`` never advances.
+
+    **Several optimizers, manual optimisation.** Every optimizer has its own count. Under manual optimisation
+    nothing need be called: each ``optimizer.step()`` advances that optimizer's schedule; do not step it
+    yourself. The length derived from the run assumes one step a batch for each optimizer; give
+    ``total_steps`` if yours step otherwise.
+
+    **Resume.** The position comes from the checkpoint, the curve from the arguments. With ``total_steps``
+    given, or with an unchanged run, the learning rates continue exactly. A length relative to the run is
+    taken from the run as it is now: after ``max_epochs`` went from 10 to 20 the run continues as one that was
+    planned for 20 from its start, so at the moment of resuming the learning rate jumps to the longer curve
+    (up; from the floor, if the first run was complete), and one line says from what to what. Give
+    ``total_steps`` to stay on the old curve, or ``decay_steps`` (warm-up-stable-decay) and resume from the
+    hold, to extend a run without a jump.
+
+    A module that has its own scheduler is refused, because two would overwrite each other, unless ``replace``
+    is set. With Lightning's ``LearningRateFinder`` or ``Tuner.lr_find`` the suggestion becomes the peak.
+
+    Logged keys: none by itself; Lightning's ``LearningRateMonitor`` sees the schedule as any other.
+
+    Args:
+        warmup_steps: the length of the warm-up. By default 5 % of the run, as Goyal et al. 2017 (5 of 90
+            epochs) and RoBERTa (Liu et al. 2019; 24k of 500k steps).
+        total_steps: the length of the schedule; left out, the run's.
+        min_lr_ratio: the floor as a fraction of the base learning rate.
+        warmup_start_factor: the fraction of the base learning rate that the first step is made with; left
+            out, ``1 / (warmup_steps + 1)``.
+        decay: ``"cosine"``, ``"linear"`` or ``"1-sqrt"``.
+        decay_steps: the length of the decay; left out, all that follows the warm-up. What is between is held
+            at the base learning rate.
+        num_cycles: more than 1 restarts the decay from the base learning rate, in equal parts.
+        replace: drop the schedulers that the module configures.
+
+    Raises:
+        ArgumentError: at construction, for a value that can never work; at fit start, for a run without an
+            end and without ``total_steps``, for lengths that do not fit into each other, for a module with
+            its own scheduler.
+    """
+
+    def __init__(
+        self,
+        warmup_steps: Length = 0.05,
+        total_steps: Length | None = None,
+        min_lr_ratio: float = 0.0,
+        warmup_start_factor: float | None = None,
+        decay: str = "cosine",
+        decay_steps: Length | None = None,
+        num_cycles: int = 1,
+        replace: bool = False,
+    ) -> None:
+        self.warmup_steps = check_length("warmup_steps", warmup_steps)
+        self.total_steps = None if total_steps is None else check_length("total_steps", total_steps)
+        self.decay_steps = None if decay_steps is None else check_length("decay_steps", decay_steps)
+        self.replace = replace
+        self._shape = partial(
+            WarmupCosine,
+            min_lr_ratio=min_lr_ratio,
+            warmup_start_factor=warmup_start_factor,
+            decay=decay,
+            num_cycles=num_cycles,
+        )
+        self._shape(total_steps=1)  # so that what is wrong with these is told now and not at fit start
+        self.schedulers: list[WarmupCosineLR] = []
+        self._hooks: list[RemovableHandle] = []
+        self._loaded: list[dict[str, Any]] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the schedule: late enough for Lightning to keep it, early enough for it to be restored."""
+        self._release()
+        self._make_way(trainer, pl_module)
+        schedule = self._schedule(trainer, pl_module)
+        for optimizer in trainer.optimizers:
+            scheduler = WarmupCosineLR(optimizer, schedule)
+            self.schedulers.append(scheduler)
+            self._hooks.append(optimizer.register_step_post_hook(partial(_advance, trainer, scheduler)))
+            # Lightning saves, restores and monitors the scheduler but must not step it: it would count
+            # skipped steps, and none at all under manual optimisation. A frequency that no batch index
+            # reaches leaves that to us.
+            trainer.strategy.lr_scheduler_configs.append(
+                LRSchedulerConfig(scheduler, interval="step", frequency=sys.maxsize)
+            )
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:  # noqa: ARG002
+        """Keep what the checkpoint says of the schedulers, to compare with what is now asked."""
+        self._loaded = checkpoint.get("lr_schedulers", [])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Say what a resumed run changes."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        if len(loaded) < len(self.schedulers):
+            rank_zero_warn(
+                "WarmupCosineSchedule: the checkpoint holds no state of this schedule, so its warm-up starts "
+                f"now, at step {trainer.global_step} of the run"
+            )
+            return
+        scheduler, planned = self.schedulers[0], WarmupCosine(**loaded[0]["schedule"])
+        if planned != scheduler.schedule:
+            step = scheduler.last_epoch
+            rank_zero_info(
+                f"WarmupCosineSchedule: planned for {planned.total_steps} steps when the checkpoint was "
+                f"saved, now for {scheduler.schedule.total_steps}: at step {step} the factor on the learning "
+                f"rate goes from {planned.factor(step):.4g} to {scheduler.schedule.factor(step):.4g}"
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Let go of the optimizers, which the module may use again."""
+        self._release()
+
+    def _release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.schedulers = []
+
+    def _make_way(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse or drop the schedulers of the module."""
+        own = [config.scheduler for config in trainer.lr_scheduler_configs]
+        if not own:
+            return
+        names = ", ".join(type(scheduler).__name__ for scheduler in own)
+        if not self.replace:
+            raise ArgumentError(
+                f"replace={self.replace!r}: {type(pl_module).__name__}.configure_optimizers already returns "
+                f"{names}, and two schedulers would overwrite each other: remove one, or set replace=True to "
+                "drop the module's"
+            )
+        if any(isinstance(scheduler, (OneCycleLR, CyclicLR)) for scheduler in own):
+            raise ArgumentError(
+                f"replace={self.replace!r}: cannot replace {names}, which has already overwritten the "
+                "optimizer's learning rate and momentum: remove it from configure_optimizers"
+            )
+        trainer.strategy.lr_scheduler_configs = []
+
+    def _schedule(self, trainer: Trainer, pl_module: LightningModule) -> WarmupCosine:
+        """Turn the lengths into optimizer steps of this run."""
+        run_steps, epoch_steps = _run_lengths(trainer, pl_module)
+        if self.total_steps is None and run_steps is None:
+            raise ArgumentError(
+                "total_steps=None: must be given, because this run has no known end "
+                f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps})"
+            )
+
+        def in_steps(name: str, length: Length) -> int:
+            return steps_in(name, length, run_steps=run_steps, epoch_steps=epoch_steps)
+
+        total = in_steps("total_steps", 1.0 if self.total_steps is None else self.total_steps)
+        warmup = in_steps("warmup_steps", self.warmup_steps)
+        decay = None if self.decay_steps is None else in_steps("decay_steps", self.decay_steps)
+        dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if dev_run and self.total_steps is None:
+            total = max(
+                total, warmup + (decay or 0)
+            )  # it tries whether a run works, in steps too few for its lengths
+        schedule = self._shape(total_steps=total, warmup_steps=warmup, decay_steps=decay)
+        relative = self.total_steps is None or isinstance(self.total_steps, float)
+        if not relative and not dev_run and run_steps is not None and run_steps != total:
+            rank_zero_warn(
+                f"WarmupCosineSchedule: total_steps={self.total_steps!r} is {total} optimizer steps, but the "
+                f"run makes {run_steps}: it "
+                + (
+                    f"spends {run_steps - total} at the floor (min_lr_ratio={schedule.min_lr_ratio:g})"
+                    if total < run_steps
+                    else f"ends with a factor of {schedule.factor(run_steps - 1):.3g} on the learning rate"
+                )
+            )
+        return schedule
+
+
+def _advance(trainer: Trainer, scheduler: WarmupCosineLR, optimizer: Optimizer, *_: Any) -> None:
+    """Move the schedule on after an optimizer's step, if that step was real."""
+    # Lightning's learning rate finder takes the schedule out while it sets learning rates of its own.
+    installed = any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
+    if installed and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        scheduler.step()
+
+
+def _run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
+    """Return the optimizer steps of the run and of its first epoch, None where they are not known.
+
+    ``Trainer.estimated_stepping_batches`` where that is right: it takes a run without an end for one of -1
+    steps if its data has no length, does not know Lightning's GradientAccumulationScheduler, and under manual
+    optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
+    """
+    trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
+    batches, epochs, bound = trainer.num_training_batches, trainer.max_epochs or 0, trainer.max_steps
+    if not pl_module.automatic_optimization:
+        bound = math.ceil(bound / len(trainer.optimizers))
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+
+    def steps_in_epoch(epoch: int) -> int:
+        window = (
+            changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
+        )
+        return math.ceil(batches / window)
+
+    if math.isinf(batches):
+        return (None if bound < 0 else bound), None
+    if epochs < 0:
+        return (None if bound < 0 else bound), steps_in_epoch(0)
+    steps = sum(steps_in_epoch(epoch) for epoch in range(max(epochs, 1)))
+    return (steps if bound < 0 else min(steps, bound)), steps_in_epoch(0)
