@@ -1,6 +1,6 @@
 """The callbacks: they decide when to measure, what to log and what to save; the mathematics is below."""
 
 from lightning_gradtools.callbacks.progress_bar import ProgressBar
+from lightning_gradtools.callbacks.warmup_cosine_schedule import WarmupCosineSchedule
 
-__all__ = ["ProgressBar"]
-"""Lightning callbacks: when to measure, what to log, what to save."""
+__all__ = ["ProgressBar", "WarmupCosineSchedule"]

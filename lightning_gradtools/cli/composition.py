@@ -1,8 +1,10 @@
 """The short tree printed before a run: what was composed."""
 
+import inspect
 import os
 
 import lightning
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 
 from lightning_gradtools.cli.ownership import Ownership
@@ -32,11 +34,12 @@ def composition(cfg: DictConfig, module: lightning.LightningModule, ownership: O
 
 
 def describe(node: DictConfig, skip: tuple[str, ...] = ()) -> str:
-    """Return ``Class(argument=value, …)`` for a node with a ``_target_``, nested ones inside, unset ones left out."""
+    """Return ``Class(argument=value, …)`` for a node with a ``_target_``: what differs from the class's defaults."""
+    defaults = inspect.signature(get_object(node._target_)).parameters
     arguments = [
         f"{key}={_value(value)}"
         for key, value in ((str(key), value) for key, value in node.items())
-        if not key.startswith("_") and value is not None and key not in skip
+        if not key.startswith("_") and key not in skip and not (key in defaults and value == defaults[key].default)
     ]
     return f"{node._target_.rsplit('.', 1)[-1]}({', '.join(arguments)})"
 

@@ -7,7 +7,7 @@ import warnings
 _NOISE = re.compile(
     r"^\s*(GPU available|TPU available|HPU available|IPU available|💡 Tip|`Trainer\.fit` stopped|"
     r"distributed_backend=|-{10,}|Initializing distributed|Running in `fast_dev_run`|"
-    r"Restored all states from the checkpoint|Loaded model weights from the checkpoint)"
+    r"Restor(ing|ed all) states from the checkpoint|Loaded model weights from the checkpoint)"
 )
 
 

@@ -40,7 +40,8 @@ class Summary:
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
             seconds=seconds,
-            metrics={name: float(value) for name, value in sorted(metrics.items())},
+            # LearningRateMonitor's keys are curves; at the end of a schedule they say nothing.
+            metrics={name: float(value) for name, value in sorted(metrics.items()) if not name.startswith("lr-")},
             best_checkpoint=getattr(checkpoint, "best_model_path", None) or None,
         )
 
