@@ -4,3 +4,9 @@ from lightning_gradtools.callbacks.progress_bar import ProgressBar
 from lightning_gradtools.callbacks.warmup_cosine_schedule import WarmupCosineSchedule
 
 __all__ = ["ProgressBar", "WarmupCosineSchedule"]
+"""Lightning callbacks: when to measure, what to log, what to save."""
+
+from lightning_gradtools.callbacks.gradient_clipping import GradientClipping
+from lightning_gradtools.callbacks.gradient_monitor import GradientMonitor
+
+__all__ = ["GradientClipping", "GradientMonitor"]

@@ -1,0 +1,72 @@
+"""The only module that names a collective. Every function says why the ranks have to talk at all.
+
+A gradient under DDP is averaged before anyone here sees it and needs none of this. What needs it is a
+gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTensor``), and a decision all ranks
+must take alike.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate
+
+
+def summed(tensor: DTensor) -> DTensor:
+    """Carry out the sum that a ``Partial`` placement leaves pending, if ``tensor`` has one.
+
+    Tensor parallelism leaves them on gradients of replicated weights. Neither the norm nor the clamp of a sum
+    can be had from its terms, of which every rank holds one.
+    """
+    if not any(placement.is_partial() for placement in tensor.placements):
+        return tensor
+    placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
+    return tensor.redistribute(placements=placements)
+
+
+def local_shard(tensor: DTensor) -> tuple[Tensor, DeviceMesh, tuple[int, ...]]:
+    """Return this rank's part of ``tensor``, its mesh, and the mesh dimensions along which it is split."""
+    tensor = summed(tensor)
+    split = tuple(dim for dim, placement in enumerate(tensor.placements) if placement.is_shard())
+    return tensor.to_local(), tensor.device_mesh, split
+
+
+def sum_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
+    """Sum ``values`` in place over the mesh dimensions ``split``: a sharded sum is whole only then."""
+    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.SUM)
+
+
+def max_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
+    """Take the maximum of ``values`` in place over the mesh dimensions ``split``, as for a flag."""
+    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.MAX)
+
+
+def _reduce_over_shards(
+    values: Tensor, mesh: DeviceMesh, split: tuple[int, ...], op: dist.ReduceOp.RedOpType
+) -> Tensor:
+    for dim in split:
+        dist.all_reduce(values, op=op, group=mesh.get_group(dim))
+    return values
+
+
+def any_rank(flag: Tensor) -> Tensor:
+    """Return a 0-d tensor that is non-zero on every rank if ``flag`` is on any.
+
+    For decisions that change the weights. Plain (not ``DTensor``) gradients outside DDP may differ between
+    ranks by a rounding, or belong to one rank alone; were one rank to skip a step and another not, their
+    weights would part.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    agreed = flag.to(torch.float32, copy=True)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+    return agreed
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Average ``values`` over all ranks, for statistics of which every rank holds its own sample."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    mean = values.clone()
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size()
