@@ -3,10 +3,12 @@
 import math
 import sys
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
@@ -14,7 +16,11 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.dashboards.learning_rate import planned_curve
 from lightning_gradtools.schedules import Length, WarmupCosine, WarmupCosineLR, check_length, steps_in
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class WarmupCosineSchedule(Callback):
@@ -49,7 +55,14 @@ class WarmupCosineSchedule(Callback):
     A module that has its own scheduler is refused, because two would overwrite each other, unless ``replace``
     is set. With Lightning's ``LearningRateFinder`` or ``Tuner.lr_find`` the suggestion becomes the peak.
 
-    Logged keys: none by itself; Lightning's ``LearningRateMonitor`` sees the schedule as any other.
+    Lightning's ``LearningRateMonitor`` sees the schedule as it does any other. Logged by itself:
+
+    ========================= ================================ ===============================================
+    key                       unit                             when
+    ========================= ================================ ===============================================
+    ``learning_rate/planned`` figure: learning rate over steps at the start of training, to TensorBoard, if
+                                                               matplotlib (the extra ``plots``) is installed
+    ========================= ================================ ===============================================
 
     Args:
         warmup_steps: the length of the warm-up. By default 5 % of the run, as Goyal et al. 2017 (5 of 90
@@ -117,10 +130,34 @@ class WarmupCosineSchedule(Callback):
         """Keep what the checkpoint says of the schedulers, to compare with what is now asked."""
         self._loaded = checkpoint.get("lr_schedulers", [])
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say what a resumed run changes."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what a resumed run changes, and draw what is planned."""
+        self._compare_with_checkpoint(trainer)
+        if trainer.is_global_zero and find_spec("matplotlib"):
+            loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+            for logger in loggers:
+                figure = self._planned_curve(_run_lengths(trainer, pl_module)[0])
+                logger.experiment.add_figure("learning_rate/planned", figure, trainer.global_step)
+
+    def _planned_curve(self, run_steps: int | None) -> "Figure":
+        """Draw the rates of every optimizer and group, at up to about a thousand steps."""
+        schedule = self.schedulers[0].schedule
+        end = max(schedule.total_steps, run_steps or 0)
+        corners = {schedule.warmup_steps, schedule.total_steps - 1, schedule.total_steps, end}
+        steps = sorted({*range(0, end, max(1, end // 1000)), *corners})
+        rates = {
+            f"optimizer {i}, group {j}": [float(base_lr) * schedule.factor(step) for step in steps]
+            for i, scheduler in enumerate(self.schedulers)
+            for j, base_lr in enumerate(scheduler.base_lrs)
+        }
+        return planned_curve(steps, rates, run_steps)
+
+    def _compare_with_checkpoint(self, trainer: Trainer) -> None:
+        """Say where the schedule of the checkpoint and of the arguments differ."""
         loaded, self._loaded = self._loaded, None
-        if loaded is None:
+        if (
+            loaded is None or trainer.global_step == 0
+        ):  # Lightning's finder loads its own checkpoint at step 0
             return
         if len(loaded) < len(self.schedulers):
             rank_zero_warn(
@@ -217,9 +254,6 @@ def _run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | No
     optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
     """
     trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
-    batches, epochs, bound = trainer.num_training_batches, trainer.max_epochs or 0, trainer.max_steps
-    if not pl_module.automatic_optimization:
-        bound = math.ceil(bound / len(trainer.optimizers))
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
 
@@ -227,11 +261,13 @@ def _run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | No
         window = (
             changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
         )
-        return math.ceil(batches / window)
+        return math.ceil(trainer.num_training_batches / window)
 
-    if math.isinf(batches):
-        return (None if bound < 0 else bound), None
-    if epochs < 0:
-        return (None if bound < 0 else bound), steps_in_epoch(0)
-    steps = sum(steps_in_epoch(epoch) for epoch in range(max(epochs, 1)))
-    return (steps if bound < 0 else min(steps, bound)), steps_in_epoch(0)
+    bounds = []
+    if trainer.max_steps != -1:
+        together = 1 if pl_module.automatic_optimization else len(trainer.optimizers)
+        bounds.append(math.ceil(trainer.max_steps / together))
+    epoch_steps = None if math.isinf(trainer.num_training_batches) else steps_in_epoch(0)
+    if epoch_steps is not None and trainer.max_epochs is not None and trainer.max_epochs != -1:
+        bounds.append(sum(steps_in_epoch(epoch) for epoch in range(trainer.max_epochs)))
+    return (max(1, min(bounds)) if bounds else None), epoch_steps
