@@ -48,5 +48,5 @@ def logs_at(step: int, log_every_n_steps: int | None, trainer: Trainer) -> bool:
 
     ``None`` follows the Trainer's ``log_every_n_steps``, of which 0 means never.
     """
-    every = trainer.log_every_n_steps if log_every_n_steps is None else log_every_n_steps
+    every: int = trainer.log_every_n_steps if log_every_n_steps is None else log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and ((step + 1) % every == 0 or trainer.should_stop)

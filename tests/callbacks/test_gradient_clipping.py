@@ -1,0 +1,253 @@
+import math
+
+import pytest
+import torch
+from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
+
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def weights(module):
+    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+
+def trained(*callbacks, data=None, optimizer=torch.optim.AdamW, settings=None, **trainer):
+    torch.manual_seed(0)
+    module = Regression(optimizer=optimizer, **(settings or {}))
+    run = fit(module, *callbacks, data=data, **trainer)
+    return module, run
+
+
+@pytest.mark.parametrize("limit", [0.1, 1e3])
+@pytest.mark.parametrize(
+    ("ours", "algorithm"), [("max_norm", "norm"), ("clip_value", "value")], ids=["norm", "value"]
+)
+def test_trains_to_the_trainers_own_clipping_bit_by_bit(ours, algorithm, limit):
+    limit = limit / 10 if algorithm == "value" else limit
+    mine, _ = trained(GradientClipping(**{ours: limit}), GradientMonitor())
+    theirs, _ = trained(gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+    assert torch.equal(weights(mine), weights(theirs))
+
+
+def test_other_callbacks_see_the_gradients_before_clipping():
+    first, last = GradientSpy(), GradientSpy()
+    trained(first, GradientClipping(0.1), last)
+    assert reference_norm(first.before[0]) == reference_norm(last.before[0]) > 0.11
+    assert all(reference_norm(after) == pytest.approx(0.1, rel=1e-4) for after in last.after)
+
+
+def test_excluded_parameters_are_neither_counted_nor_clipped():
+    spy = GradientSpy()
+    trained(spy, GradientClipping(0.1, exclude=["bias"]))
+    for before, after in zip(spy.before, spy.after, strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before if "bias" in name)
+        kept = {name: g for name, g in after.items() if "bias" not in name}
+        assert reference_norm(kept) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_overrides_clip_a_group_by_itself_and_the_rest_together():
+    class Grouped(Regression):
+        def configure_optimizers(self):
+            layers = [self.net[0], self.net[2], self.net[4]]
+            return torch.optim.SGD([{"params": layer.parameters()} for layer in layers], lr=1e-3)
+
+    spy = GradientSpy()
+    fit(Grouped(), spy, GradientClipping(0.03, overrides={"0/2": 0.01, "0/0": None}))
+    for before, after in zip(spy.before, spy.after, strict=True):
+        norm = {i: reference_norm({k: v for k, v in after.items() if f"net.{i}" in k}) for i in (2, 4)}
+        assert norm == {2: pytest.approx(0.03, rel=1e-4), 4: pytest.approx(0.01, rel=1e-4)}
+        assert all(torch.equal(before[name], after[name]) for name in before if "net.0" in name)
+
+
+class Two(Regression):
+    """Manual optimisation of two networks; the second optimizer is raw torch if told so."""
+
+    def __init__(self, raw=None):
+        super().__init__()
+        self.other, self.automatic_optimization, self.raw = mlp(), False, raw
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        for index, net in enumerate((self.net, self.other)):
+            optimizer = self.optimizers(use_pl_optimizer=self.raw is None)[index]
+            optimizer.zero_grad()
+            self.manual_backward((net(x) - y).square().mean())
+            if self.raw is not None:
+                self.raw.clip(optimizer)
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(net.parameters(), lr=0.1) for net in (self.net, self.other)]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_manual_optimisation_and_two_optimizers_with_a_threshold_each(raw):
+    clipping, spy = GradientClipping(0.1, overrides={1: 0.02}), GradientSpy()
+    fit(Two(clipping if raw else None), clipping, spy, max_steps=4, max_epochs=1)
+    for part, limit in (("net", 0.1), ("other", 0.02)):
+        mine = {name: g for name, g in spy.after[0].items() if name.startswith(part)}
+        assert reference_norm(mine) == pytest.approx(limit, rel=1e-3)
+
+
+def nan_at(*positions):
+    data = batches()
+    for position in positions:
+        data[position][0][0, 0] = math.nan
+    return data
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        (torch.optim.AdamW, {"weight_decay": 0.1}),
+        (torch.optim.AdamW, {"fused": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+        (torch.optim.RMSprop, {}),
+    ],
+)
+def test_a_skipped_batch_leaves_no_trace(optimizer, settings):
+    data = nan_at(2)
+    clipping = GradientClipping(0.5)
+    with pytest.warns(UserWarning, match=r"not finite at global step 2: net.0.weight, net.0.bias"):
+        seen, _ = trained(clipping, data=data, optimizer=optimizer, settings=settings)
+    never, _ = trained(
+        GradientClipping(0.5), data=data[:2] + data[3:], optimizer=optimizer, settings=settings
+    )
+    assert weights(seen).isfinite().all()
+    assert torch.equal(weights(seen), weights(never))
+    assert clipping.state_dict()["tallies"]["0"]["skipped_steps"] == 1
+
+
+def test_zero_is_not_skip_momentum_and_decay_go_on():
+    with pytest.warns(UserWarning, match="taken with zero gradients"):
+        zeroed, _ = trained(GradientClipping(0.5, on_nonfinite="zero"), data=nan_at(2))
+    with pytest.warns(UserWarning, match="skipped"):
+        skipped, _ = trained(GradientClipping(0.5), data=nan_at(2))
+    assert weights(zeroed).isfinite().all()
+    assert not torch.equal(weights(zeroed), weights(skipped))
+
+
+def test_raise_names_the_step_and_the_layers():
+    with pytest.raises(
+        FloatingPointError, match=r"global step 2: net\.0\.weight.*good one was global step 1"
+    ):
+        trained(GradientClipping(0.5, on_nonfinite="raise"), data=nan_at(2))
+
+
+def test_none_does_as_lightning_does():
+    module, _ = trained(GradientClipping(0.5, on_nonfinite=None), data=nan_at(2))
+    assert weights(module).isnan().all()
+
+
+def test_too_many_skips_in_a_row_stop_and_name_the_last_good_step():
+    clipping = GradientClipping(0.5, max_consecutive_skips=2)
+    with (
+        pytest.warns(UserWarning, match="is skipped"),
+        pytest.raises(
+            FloatingPointError, match=r"3 steps in a row .*=2\), the last good one was global step 1$"
+        ),
+    ):
+        trained(clipping, data=nan_at(2, 3, 4))
+    with pytest.warns(UserWarning, match="is skipped"):
+        trained(GradientClipping(0.5, max_consecutive_skips=2), data=nan_at(0, 1, 3, 4))
+
+
+def test_overflow_of_finite_gradients_is_clipped_not_skipped():
+    spy = GradientSpy()
+    data = batches(scale=1e25)
+    trained(spy, GradientClipping(0.5), data=data, optimizer=torch.optim.SGD)
+    assert torch.tensor(reference_norm(spy.before[0])).float().square().isinf()
+    assert reference_norm(spy.after[0]) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure():
+    norms = []
+
+    class Spied(torch.optim.LBFGS):
+        def step(self, closure):
+            def watched():
+                loss = closure()
+                norms.append(math.hypot(*(p.grad.norm().item() for p in self._params)))
+                return loss
+
+            return super().step(watched)
+
+    trained(GradientClipping(0.05), GradientMonitor(), optimizer=Spied, settings={"max_iter": 4})
+    assert len(norms) > 6
+    assert all(norm <= 0.05 * (1 + 1e-5) for norm in norms)
+
+
+def test_logs_coefficient_rate_and_skips():
+    logged = []
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Memory(CSVLogger):
+        def log_metrics(self, metrics, step):
+            logged.append((step, metrics))
+
+    with pytest.warns(UserWarning, match="is skipped"):
+        trained(GradientClipping(0.1), data=nan_at(4), logger=Memory("unused"), log_every_n_steps=2)
+    assert [step for step, _ in logged] == [1, 3, 5]
+    assert all(0 < metrics["clip/coefficient"] < 1 and metrics["clip/rate"] == 1 for _, metrics in logged)
+    assert [metrics["clip/skipped_steps"] for _, metrics in logged] == [0, 0, 1]
+
+
+def test_state_survives_a_resume_with_other_arguments(tmp_path):
+    first = GradientClipping(0.1)
+    with pytest.warns(UserWarning, match="is skipped"):
+        _, run = trained(first, GradientMonitor(), data=nan_at(3))
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["GradientClipping"]
+    second = GradientClipping(clip_value=0.3, max_consecutive_skips=1)
+    second.load_state_dict(state)
+    assert second.state_dict() == first.state_dict()
+    assert second.state_dict()["tallies"]["0"]["skipped_steps"] == 1
+
+
+def test_the_module_is_as_before_after_the_fit_and_after_a_failure():
+    clipping = GradientClipping(0.1)
+    module, _ = trained(clipping)
+    assert "configure_gradient_clipping" not in vars(module)
+    failing = Regression()
+    with pytest.raises(FloatingPointError):
+        fit(failing, GradientClipping(0.1, on_nonfinite="raise"), data=nan_at(0))
+    assert "configure_gradient_clipping" not in vars(failing)
+
+
+def test_refuses_a_second_clipper_with_the_way_out():
+    class Clips(Regression):
+        def configure_gradient_clipping(
+            self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+        ):
+            pass
+
+    with pytest.raises(ArgumentError, match=r"gradient_clip_val=1.0: must be None .* remove one of them"):
+        fit(Regression(), GradientClipping(1.0), gradient_clip_val=1.0)
+    with pytest.raises(ArgumentError, match=r"Clips.configure_gradient_clipping: .* remove one of them"):
+        fit(Clips(), GradientClipping(1.0))
+    with pytest.raises(ArgumentError, match=r"overrides='1': must be one of 0, 0/0$"):
+        fit(Regression(), GradientClipping(1.0, overrides={1: 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "give exactly one of max_norm, clip_value.*; got none"),
+        ({"max_norm": 1, "clip_value": 1}, "got max_norm=1, clip_value=1"),
+        ({"max_norm": 0}, "max_norm=0: must be a finite number and > 0"),
+        ({"max_norm": 1, "norm_type": "l2"}, "norm_type='l2': must be 1, 2 or 'inf'"),
+        ({"max_norm": 1, "on_nonfinite": "skp"}, r"on_nonfinite='skp'.*did you mean 'skip'"),
+        ({"max_norm": 1, "exclude": "("}, "exclude="),
+        ({"max_norm": 1, "overrides": {"0": -1}}, r"overrides\['0'\]=-1"),
+        ({"max_norm": 1, "max_consecutive_skips": -1}, "max_consecutive_skips=-1"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(wrong, message):
+    with pytest.raises(ArgumentError, match=message):
+        GradientClipping(**wrong)
