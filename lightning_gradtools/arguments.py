@@ -57,8 +57,7 @@ def number(
         and (below is None or value < below)
     )
     if not fits:
-        allowed = " and ".join(["a finite number", *bounds])
-        raise ArgumentError(f"{name}={value!r}: must be {allowed}")
+        raise ArgumentError(f"{name}={value!r}: must be a finite number {' and '.join(bounds)}".rstrip())
     return float(value)
 
 

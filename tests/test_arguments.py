@@ -19,7 +19,7 @@ def test_one_of_takes_a_value_that_is_no_string():
 
 @pytest.mark.parametrize("value", [0.0, -1, math.nan, math.inf, True, "1", None, 2])
 def test_number_refuses(value):
-    with pytest.raises(ArgumentError, match=r"^lr=.*: must be a finite number and > 0 and < 2$"):
+    with pytest.raises(ArgumentError, match=r"^lr=.*: must be a finite number > 0 and < 2$"):
         number("lr", value, above=0, below=2)
 
 
@@ -30,7 +30,7 @@ def test_number_accepts(value):
 
 def test_number_bounds_are_inclusive_where_they_say_so():
     assert number("x", 0, at_least=0) == 0
-    with pytest.raises(ArgumentError, match=r"and >= 0 and <= 1$"):
+    with pytest.raises(ArgumentError, match=r"number >= 0 and <= 1$"):
         number("x", 1.1, at_least=0, at_most=1)
 
 

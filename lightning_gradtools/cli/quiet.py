@@ -33,5 +33,7 @@ def keep_quiet(*, in_memory_data: bool) -> None:
             handler.addFilter(_Noise())
     # Lightning's own use of a torch API, which nobody who reads the console can change.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+    # debug=overfit_batches asks for just that.
+    warnings.filterwarnings("ignore", message=r".*requested to overfit but enabled train dataloader shuffling")
     if in_memory_data:
         warnings.filterwarnings("ignore", message=r".*does not have many workers")

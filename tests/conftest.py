@@ -1,0 +1,47 @@
+"""What the tests share."""
+
+import logging
+import os
+import sys
+import warnings
+
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from lightning_gradtools.cli.main import main
+
+
+@pytest.fixture
+def gradtools_train(monkeypatch, tmp_path):
+    """Run ``gradtools-train`` in this process (starting one costs seconds of imports) and in an empty folder.
+
+    Returns a function from the command line's words to the exit status. What a run changes for its process, and would
+    leave behind at its end, is put back afterwards.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    environment = dict(os.environ)
+    lightning_loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["gradtools-train", *arguments])
+        try:
+            with warnings.catch_warnings():
+                main()
+        except SystemExit as exit_:
+            return exit_.code
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+        return 0
+
+    yield run
+    HydraConfig.instance().cfg = None
+    torch.use_deterministic_algorithms(deterministic)
+    for logger in lightning_loggers:
+        logger.propagate = True
+        for handler in logger.handlers:
+            handler.filters.clear()
