@@ -1,5 +1,6 @@
 """Characters of the Python standard library's own sources."""
 
+import os
 import string
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -17,26 +18,23 @@ ALPHABET = "\t\n" + string.digits + string.ascii_letters + string.punctuation + 
 _NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
-def source_files() -> list[Path]:
-    """Return the standard library's modules, tests left out, sorted by their path inside it."""
-    root = Path(sysconfig.get_path("stdlib"))
-    paths = {path.relative_to(root): path for path in root.rglob("*.py")}
-    return [paths[key] for key in sorted(paths, key=Path.as_posix) if not _NOT_THE_LIBRARY & set(key.parts)]
-
-
-def _pieces(max_chars: int) -> Iterator[str]:
-    left = max_chars
-    for path in source_files():
-        if left <= 0:
-            return
-        piece = path.read_text(encoding="utf-8", errors="replace")[:left]
-        left -= len(piece)
-        yield piece
+def source_files() -> Iterator[Path]:
+    """Yield the standard library's modules, each folder's by name and then its subfolders' by name."""
+    for folder, subfolders, files in os.walk(sysconfig.get_path("stdlib")):
+        subfolders[:] = sorted(set(subfolders) - _NOT_THE_LIBRARY)
+        yield from (Path(folder, file) for file in sorted(files) if file.endswith(".py"))
 
 
 def standard_library_text(max_chars: int) -> str:
     """Return the first ``max_chars`` characters of the standard library's sources, file after file."""
-    return "".join(_pieces(max_chars))
+    pieces: list[str] = []
+    missing = max_chars
+    for path in source_files():
+        pieces.append(path.read_text(encoding="utf-8", errors="replace")[:missing])
+        missing -= len(pieces[-1])
+        if not missing:
+            break
+    return "".join(pieces)
 
 
 def encode(text: str) -> Tensor:
