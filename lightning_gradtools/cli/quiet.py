@@ -35,5 +35,7 @@ def keep_quiet(*, in_memory_data: bool) -> None:
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     # debug=overfit_batches asks for just that.
     warnings.filterwarnings("ignore", message=r".*requested to overfit but enabled train dataloader shuffling")
+    # A sharded checkpoint is a folder, and keeping the best one means overwriting it.
+    warnings.filterwarnings("ignore", message=r".*Detected an existing checkpoint in .*overwriting")
     if in_memory_data:
         warnings.filterwarnings("ignore", message=r".*does not have many workers")

@@ -19,8 +19,8 @@ class Summary:
     """What a run came to.
 
     Attributes:
-        epochs: epochs begun.
-        steps: optimizer steps taken.
+        epochs: epochs completed.
+        steps: optimizer steps taken; 0 where the processes that took them did not bring the number back (ddp_spawn).
         seconds: wall time of fit and test.
         metrics: the last value of each logged metric; ``test/…`` is the best checkpoint's.
         best_checkpoint: its path; None if none was kept.
@@ -47,10 +47,13 @@ class Summary:
 
     def text(self, folder: str) -> str:
         """Return the table, and the command that opens TensorBoard on ``folder`` if it holds event files."""
+        took = f"{self.seconds:.1f} s"
+        if self.steps:
+            rate = self.steps / max(self.seconds, 1e-9)
+            took = f"{self.epochs} epochs, {self.steps} optimizer steps, {took} ({rate:.0f} steps/s)"
         lines = [
             "",
-            f"{self.epochs} epochs, {self.steps} optimizer steps, {self.seconds:.1f} s"
-            f" ({self.steps / max(self.seconds, 1e-9):.0f} steps/s)",
+            took,
             "",
             *self._table(),
             "",

@@ -61,7 +61,7 @@ def train(cfg: DictConfig) -> float | None:
     finally:  # an interrupt or a crash loses nothing of what was computed before it
         metrics = locals().get("metrics", dict(trainer.callback_metrics))
         summary = Summary.of(trainer, metrics, seconds=time.perf_counter() - started)
-        if trainer.is_global_zero and summary.steps:
+        if trainer.is_global_zero and summary.metrics:
             run_folder.record_summary(cfg.output_dir, summary)
             print(summary.text(cfg.output_dir))
     return summary.metrics.get(cfg.objective)
