@@ -5,12 +5,37 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.tasks.data.loading import Batch
 from lightning_gradtools.tasks.task import ADAMW, Task
 from lightning_gradtools.tasks.weight_decay import OptimizerFactory
+
+
+class MeanTokenLoss(Metric):
+    """The mean over tokens of a loss given as the mean over each batch.
+
+    torchmetrics' `MeanMetric` leaves NaN out, and waits for the device to find it; here one NaN shows.
+    """
+
+    full_state_update = False
+    total: Tensor
+    tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, tokens: int) -> None:
+        """Add a batch of ``tokens`` tokens with mean ``loss``, a scalar."""
+        self.total += loss * tokens
+        self.tokens += tokens
+
+    def compute(self) -> Tensor:
+        """Return the mean over all tokens of all ranks."""
+        return self.total / self.tokens
 
 
 class LanguageModel(Task):
@@ -36,8 +61,8 @@ class LanguageModel(Task):
 
     def __init__(self, net: nn.Module, optimizer: OptimizerFactory = ADAMW) -> None:
         super().__init__(net, optimizer)
-        self.val_loss = MeanMetric()
-        self.test_loss = MeanMetric()
+        self.val_loss = MeanTokenLoss()
+        self.test_loss = MeanTokenLoss()
 
     def setup(self, stage: str) -> None:
         """Check the network against the data."""
@@ -55,11 +80,11 @@ class LanguageModel(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Add a batch to the validation loss."""
-        self.val_loss.update(self._loss(batch), weight=batch[1].numel())
+        self.val_loss.update(self._loss(batch), batch[1].numel())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Add a batch to the test loss."""
-        self.test_loss.update(self._loss(batch), weight=batch[1].numel())
+        self.test_loss.update(self._loss(batch), batch[1].numel())
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""
@@ -73,7 +98,7 @@ class LanguageModel(Task):
         tokens, targets = batch
         return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
 
-    def _log_metrics(self, stage: str, mean: MeanMetric) -> None:
+    def _log_metrics(self, stage: str, mean: MeanTokenLoss) -> None:
         # All are functions of one mean, which has already been taken over the ranks.
         loss = mean.compute()
         mean.reset()

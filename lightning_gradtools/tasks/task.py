@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW, Optimizer
 
 from lightning_gradtools.arguments import ArgumentError
@@ -45,7 +44,11 @@ class Task(LightningModule):
 
     def configure_model(self) -> None:
         """Under Lightning's `ModelParallelStrategy`, shard each repeated layer and then the rest (FSDP2)."""
-        if self.device_mesh is None or isinstance(self.net, FSDPModule):
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule, fully_shard  # absent from builds without distributed
+
+        if isinstance(self.net, FSDPModule):  # a second fit or test of the same module
             return
         mesh = self.device_mesh["data_parallel"]
         for container in list(self.net.modules()):

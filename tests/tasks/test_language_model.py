@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.optim import AdamW
 
 from lightning_gradtools.tasks import GPT, LanguageModel, TextData
+from lightning_gradtools.tasks.language_model import MeanTokenLoss
 
 
 def test_a_small_gpt_learns_and_its_metrics_are_those_of_one_mean_loss(trainer):
@@ -30,3 +31,19 @@ def test_a_small_gpt_learns_and_its_metrics_are_those_of_one_mean_loss(trainer):
 
     (tested,) = run.test(task, datamodule=data, verbose=False)
     assert set(tested) == {"test/loss", "test/perplexity", "test/bits_per_character"}
+
+
+def test_a_loss_that_is_not_a_number_is_logged_as_such(trainer):
+    task = LanguageModel(GPT(98, 16, depth=1, width=8, heads=1))
+    with torch.no_grad():
+        task.net.norm.weight[0] = math.nan
+    run = trainer()
+    run.validate(task, datamodule=TextData(context_length=16, max_chars=5000), verbose=False)
+    assert run.callback_metrics["val/loss"].isnan()
+
+
+def test_mean_token_loss_weighs_batches_by_their_tokens():
+    mean = MeanTokenLoss()
+    mean.update(torch.tensor(1.0), 30)
+    mean.update(torch.tensor(4.0), 10)
+    assert mean.compute().item() == 1.75

@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch.optim import SGD, AdamW
 
 from lightning_gradtools.arguments import ArgumentError
@@ -78,31 +78,34 @@ def test_loaders_without_a_data_module_need_no_check(trainer):
 
 
 class Batches(Callback):
-    """Keeps the labels of each training batch."""
+    """Keeps the labels of each training batch, and saves a checkpoint after so many."""
 
-    def __init__(self):
+    def __init__(self, save_after, path):
         self.seen = []
+        self.save_after = save_after
+        self.path = path
 
-    def on_train_batch_start(self, trainer, pl_module: LightningModule, batch, batch_idx):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.seen.append(batch[1].tolist())
+        if len(self.seen) == self.save_after:
+            trainer.save_checkpoint(self.path)
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(trainer, tmp_path):
-    def fit(epochs, ckpt_path=None):
+@pytest.mark.parametrize("saved_after", [4, 9, 13])  # an epoch has 9 batches
+def test_a_resumed_run_ends_where_an_unbroken_one_does(trainer, tmp_path, saved_after):
+    def fit(ckpt_path=None):
         torch.manual_seed(0)
-        batches = Batches()
-        run = trainer(max_epochs=epochs, callbacks=[batches])
+        batches = Batches(saved_after if ckpt_path is None else None, tmp_path / "saved.ckpt")
+        run = trainer(max_epochs=3, callbacks=[batches])
         task = Classifier(MLP(64, 10, width=16), num_classes=10)
         run.fit(task, datamodule=DigitsData(128), ckpt_path=ckpt_path)
-        return run, batches.seen
+        return task, batches.seen
 
-    unbroken, all_batches = fit(epochs=3)
+    unbroken, every_batch = fit()
     assert (
-        len({str(batch) for batch in all_batches}) == len(all_batches) == 27
+        len({str(batch) for batch in every_batch}) == len(every_batch) == 27
     )  # each epoch has its own order
-    stopped, _ = fit(epochs=1)
-    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
-    resumed, last_batches = fit(epochs=3, ckpt_path=tmp_path / "stopped.ckpt")
-    assert last_batches == all_batches[9:]
-    for a, b in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+    resumed, last_batches = fit(tmp_path / "saved.ckpt")
+    assert last_batches == every_batch[saved_after:]
+    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -42,11 +42,11 @@ class InMemoryDataModule(LightningDataModule):
         self.batch_size = integer("batch_size", batch_size, at_least=1)
         self.seed = integer("seed", seed, at_least=0)
         self.num_workers = integer("num_workers", num_workers, at_least=0)
+        if not isinstance(fractions, Sequence) or len(fractions) != 3:
+            raise ArgumentError(f"fractions={fractions!r}: must be three shares: train, val and test")
         self.fractions = [number("fractions", share, above=0, below=1) for share in fractions]
-        if len(self.fractions) != 3 or not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
-            raise ArgumentError(
-                f"fractions={list(fractions)}: must be the shares of train, val and test, and sum to 1"
-            )
+        if not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-6):
+            raise ArgumentError(f"fractions={self.fractions}: must sum to 1")
         self._splits: Splits | None = None
 
     def load(self) -> Splits:

@@ -1,6 +1,7 @@
 """Batches of tensors that fit in memory, without per-sample work."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -71,20 +72,45 @@ class EpochSampler(RandomSampler):
         return super().__iter__()
 
 
+class ResumableLoader(DataLoader[Any]):
+    """A data loader that goes on inside an epoch after a resume: checkpoints hold its state.
+
+    Its order must be a function of the epoch, as that of `EpochSampler` and `DistributedSampler` is.
+    """
+
+    _given = 0  # batches of this epoch that were handed out
+    _skipped = 0  # batches of the next epoch that were handed out before the checkpoint
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own class
+        """Return the batches of one epoch, or those that remain of it."""
+        self._given, self._skipped = self._skipped, 0
+        for batch in islice(super().__iter__(), self._given, None):
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of an unfinished epoch were handed out."""
+        return {"batches": self._given % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out, in the next epoch, the batches that were handed out before."""
+        self._skipped = state["batches"]
+
+
 def _already_a_batch(batch: Any) -> Any:
     return batch
 
 
 def batch_loader(
     dataset: BatchedDataset, batch_size: int, num_workers: int = 0, shuffle_seed: int | None = None
-) -> DataLoader[Any]:
+) -> ResumableLoader:
     """Return a loader of batches: shuffled and of one size if ``shuffle_seed`` is given, else all in order.
 
     The training tail is dropped because a batch of one sample has no batch statistics, and because a second
     shape costs `torch.compile` a second graph.
     """
     train = shuffle_seed is not None
-    return DataLoader(
+    return ResumableLoader(
         dataset,
         batch_size=batch_size,
         sampler=EpochSampler(dataset, shuffle_seed) if shuffle_seed is not None else None,

@@ -57,6 +57,8 @@ class TabularData(InMemoryDataModule):
     ) -> None:
         super().__init__(batch_size, fractions, seed, num_workers)
         self.dataset = one_of("dataset", dataset, CLASSES)
+        if isinstance(features, str):
+            raise ArgumentError(f"features={features!r}: must be a list of columns")
         self.features = None if features is None else list(features)
         self.target = target
         self.standardize_target = standardize_target

@@ -56,8 +56,8 @@ class CNN(nn.Module):
         super().__init__()
         self.in_channels = integer("in_channels", in_channels, at_least=1)
         self.out_features = integer("out_features", out_features, at_least=1)
-        if not channels:
-            raise ArgumentError(f"channels={channels!r}: must hold at least one layer's output channels")
+        if not isinstance(channels, Sequence) or not channels:
+            raise ArgumentError(f"channels={channels!r}: must list each layer's output channels")
         sizes = [in_channels, *(integer("channels", size, at_least=1) for size in channels)]
         self.layers = nn.ModuleList(
             ConvolutionalLayer(before, after, activation) for before, after in pairwise(sizes)

@@ -13,8 +13,9 @@ DATA = [DigitsData, TabularData, TextData]
         ({"batch_size": 0}, "batch_size=0: must be an integer >= 1"),
         ({"num_workers": -1}, "num_workers=-1: must be an integer >= 0"),
         ({"seed": -1}, "seed=-1: must be an integer >= 0"),
-        ({"fractions": (0.5, 0.2, 0.2)}, r"fractions=\[0.5, 0.2, 0.2\]: .* sum to 1"),
-        ({"fractions": (0.5, 0.5)}, r"fractions=\[0.5, 0.5\]: must be the shares of train, val and test"),
+        ({"fractions": (0.5, 0.2, 0.2)}, r"fractions=\[0.5, 0.2, 0.2\]: must sum to 1"),
+        ({"fractions": (0.5, 0.5)}, r"fractions=\(0.5, 0.5\): must be three shares: train, val and test"),
+        ({"fractions": 0.8}, "fractions=0.8: must be three shares"),
         ({"fractions": (1, 0, 0)}, "fractions=1: must be a finite number and > 0 and < 1"),
     ],
 )

@@ -35,7 +35,8 @@ def test_input_that_does_not_fit():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"channels": ()}, r"channels=\(\): must hold at least one"),
+        ({"channels": ()}, r"channels=\(\): must list each layer's"),
+        ({"channels": 16}, "channels=16: must list each layer's"),
         ({"channels": (8, 0)}, "channels=0: must be an integer >= 1"),
         ({"init": "x"}, "init='x': must be one of"),
     ],

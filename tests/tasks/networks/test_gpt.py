@@ -87,6 +87,12 @@ def test_shorter_sequences_run_and_longer_ones_do_not(gpt):
         gpt(tokens(time=17))
 
 
+def test_it_compiles_to_one_graph(gpt):
+    x = tokens()
+    compiled = torch.compile(gpt, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), gpt(x))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
