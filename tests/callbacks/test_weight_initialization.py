@@ -1,0 +1,152 @@
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.regression import MeanSquaredError
+
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks.weight_initialization import WeightInitialization
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), Block(), nn.Linear(32, 1))
+        self.metric = MeanSquaredError()
+        self.batches, self.counts = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append(batch.clone())
+        out = self.net(batch)
+        self.metric(out, torch.zeros_like(out))
+        self.counts.append(int(self.metric.total))
+        self.log("mse", self.metric)
+        return out.square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def train_dataloader(self):
+        data = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+        return DataLoader(data, batch_size=8, shuffle=True)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    def fit(module, *callbacks, ckpt_path=None, **arguments):
+        trainer = Trainer(
+            **{"max_epochs": 1, **arguments},
+            accelerator="cpu",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=list(callbacks),
+        )
+        torch.manual_seed(1)
+        trainer.fit(module, ckpt_path=ckpt_path)
+        return trainer
+
+    return fit
+
+
+def test_initialises_says_so_and_changes_nothing_else(fit, caplog):
+    torch.manual_seed(0)
+    plain, net = Net(), Net()
+    callback = WeightInitialization("he", zero_residual=True)
+    fit(plain)
+    with caplog.at_level("INFO"):
+        fit(net, callback)
+    assert {layer.name: (layer.scheme, layer.reads) for layer in callback.result.layers} == {
+        "net.0": ("he", "none"),
+        "net.2.up": ("he", "none"),
+        "net.2.down": ("zero", "relu"),
+        "net.3": ("he", "none"),
+    }
+    assert not net.net[2].down.weight.any()
+    assert net.net[0].weight.std().item() == pytest.approx(16**-0.5, rel=0.1)
+    assert "WeightInitialization: 4 layers\n  3 × he, gain 1\n  1 × zero, at the end" in caplog.text
+    # The same batches in the same order, batch statistics and metrics of three batches and no more.
+    assert all(map(torch.equal, plain.batches, net.batches))
+    assert len(plain.batches) == len(net.batches) == net.net[1].num_batches_tracked == 3
+    assert plain.counts == net.counts == [8, 16, 24]
+
+
+def test_the_same_seed_gives_the_same_weights_and_lsuv_unit_outputs(fit):
+    nets = []
+    for seed in (3, 3, 4):
+        nets.append(Net())
+        fit(nets[-1], WeightInitialization("lsuv", seed=seed))
+    first = nets[0].net[0](nets[0].batches[0])  # batch statistics come after
+    assert torch.equal(nets[0].net[0].weight, nets[1].net[0].weight)
+    assert not torch.equal(nets[0].net[0].weight, nets[2].net[0].weight)
+    assert first.std().item() == pytest.approx(1, abs=0.3)  # LSUV saw another draw of the shuffled data
+
+
+def test_a_resumed_run_keeps_its_weights(fit, tmp_path, caplog):
+    class Save(Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    net, resumed, callback = Net(), Net(), WeightInitialization("xavier", force=True)
+    fit(net, WeightInitialization("xavier"), Save())
+    with caplog.at_level("INFO"):
+        fit(resumed, callback, max_epochs=2, ckpt_path=tmp_path / "end.ckpt")
+    assert torch.equal(net.net[0].weight, resumed.net[0].weight)
+    assert callback.result is None
+    assert "continues from a checkpoint" in caplog.text
+
+
+def test_pretrained_weights_stay_unless_forced(fit, caplog):
+    pretrained = Net()
+    fit(pretrained, WeightInitialization("he"))
+    net = Net()
+    net.load_state_dict(pretrained.state_dict())
+    callback = WeightInitialization("xavier")
+    with caplog.at_level("INFO"):
+        fit(net, callback)
+    assert callback.result.layers == ()
+    assert torch.equal(net.net[0].weight, pretrained.net[0].weight)
+    assert "4 left alone, as not torch's default (net.0, net.2.up, net.2.down, net.3)" in caplog.text
+    fit(net, WeightInitialization("xavier", force=True))
+    assert not torch.equal(net.net[0].weight, pretrained.net[0].weight)
+
+
+class Manual(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        self.optimizers().step()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_module_that_optimises_manually_is_run_on_its_example(fit):
+    with pytest.raises(ArgumentError, match=r"^Manual\.example_input_array=None: must be given"):
+        fit(Manual(), WeightInitialization())
+    net, callback = Manual(), WeightInitialization()
+    net.example_input_array = torch.randn(2, 16)
+    fit(net, callback)
+    assert len(callback.result.layers) == 4
+
+
+@pytest.mark.parametrize("arguments", [{"scheme": "glorot"}, {"embedding_std": -1.0}, {"seed": -1}])
+def test_bad_arguments_are_named(arguments):
+    (name,) = arguments
+    with pytest.raises(ArgumentError, match=rf"^{name}="):
+        WeightInitialization(**arguments)
