@@ -56,7 +56,8 @@ def train(cfg: DictConfig) -> float | None:
         trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
         metrics = dict(trainer.callback_metrics)
         if cfg.test and not cfg.trainer.get("fast_dev_run") and _can_test(module, datamodule):
-            trainer.test(module, datamodule=datamodule, ckpt_path="best", verbose=False)
+            best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None  # None: the weights as they are
+            trainer.test(module, datamodule=datamodule, ckpt_path=best, verbose=False)
             metrics |= trainer.callback_metrics
     finally:  # an interrupt or a crash loses nothing of what was computed before it
         metrics = locals().get("metrics", dict(trainer.callback_metrics))
