@@ -1,17 +1,18 @@
-"""What watching and clipping gradients costs a training step, against a bare Trainer and against the alternatives.
+"""What it costs a training step to watch and to clip gradients: ours, Lightning's own and the alternatives.
 
     python scripts/bench_gradients.py            # about 6 minutes on 2 cores
     python scripts/bench_gradients.py --quick    # about 1 minute, noisier
     python scripts/bench_gradients.py --device cuda --json gradients.json
 
-Rows are ways to clip (all but "bare" do) and to watch; columns are models (M1: 50 x Linear(64, 64) + ReLU, 100
-tensors, bound by overhead; M2: a GPT of 2.7M parameters, 76 tensors; M3: a small ResNet, 47 tensors) with AdamW as
-torch runs it by default and fused. Every round trains each row for a block of steps, in an order that rotates; a row's
-figure is the median over rounds of its block's median step time divided by that of "Trainer clip" in the same round.
-"Trainer clip again" is the same thing measured twice: how far it is from 1 is the noise.
+Rows are ways to clip (all but "bare" do) and to watch; columns are models (M1: 50 x Linear(64, 64) + ReLU,
+100 tensors, bound by overhead; M2: a GPT of 2.7M parameters, 76 tensors; M3: a small ResNet, 47 tensors) with
+AdamW as torch runs it by default and fused. Every round trains each row for a block of steps, in an order
+that rotates; a row's figure is the median over rounds of its block's median step time divided by that of
+"Trainer clip" in the same round. "Trainer clip again" is the same thing measured twice: how far it is from 1
+is the noise.
 
-The threshold is so low that every step is clipped, which is the dearer case for ours: where clipping is not needed and
-the host can know it at no cost, ours spares the multiplication, and the Trainer does not.
+The threshold is so low that every step is clipped, which is the dearer case for ours: where clipping is not
+needed and the host can know it at no cost, ours spares the multiplication, and the Trainer does not.
 """
 
 import argparse
@@ -33,11 +34,11 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import grad_norm
+from lightning_gradtools.tasks.networks.gpt import GPT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
-from lightning_gradtools.tasks.networks.gpt import GPT
 
 MAX_NORM = 1e-3
 WARM_UP = 3  # steps at the start of each block that are not timed
@@ -56,6 +57,8 @@ def gpt() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 class ResidualBlock(nn.Module):
+    """Two convolutions and a shortcut."""
+
     def __init__(self, width: int, out: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out))
@@ -90,6 +93,8 @@ MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor, Tensor]], int]] = 
 
 
 class Task(LightningModule):
+    """One of the models on one batch."""
+
     def __init__(self, model: str, fused: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -126,7 +131,7 @@ class TutorialsLoop(Callback):
 
 
 class ComposerLike(Callback):
-    """The arithmetic of Composer's OptimizerMonitor (gradients only): a norm per parameter, logged as scalars."""
+    """The arithmetic of Composer's OptimizerMonitor for gradients: a norm per parameter, as scalars."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         norms: dict[str, Any] = {}
@@ -191,7 +196,9 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
     trainer.fit(task, DataLoader([(task.x, task.y)] * steps, batch_size=None))
 
 
-def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
+def compare(
+    model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str
+) -> dict[str, Any]:
     """Return for every row its step times, one per round, in seconds."""
     tasks = {row: Task(model, fused) for row in rows}
     times: dict[str, list[float]] = {row: [] for row in rows}
@@ -225,12 +232,16 @@ class MemoryHeld(Callback):
     def __init__(self) -> None:
         self.bytes = 0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int
+    ) -> None:
         gc.collect()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tensors = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+        }
         self.bytes = sum(storages.values())
 
 
@@ -281,7 +292,9 @@ def table(results: dict[str, dict[str, dict[str, Any]]], rows: list[str], key: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--rounds", type=int, help="blocks per row (default 24, quick 4)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -294,9 +307,7 @@ def main() -> None:
     rows = [
         row
         for row in ROWS
-        if row in ("bare", TRAINER_CLIP)
-        or not arguments.rows
-        or any(word in row for word in arguments.rows)
+        if row in ("bare", TRAINER_CLIP) or not arguments.rows or any(word in row for word in arguments.rows)
     ]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -312,7 +323,7 @@ def main() -> None:
             held = holdings(*settings, arguments.device, folder)
             results[column] = {row: {**found, **held[row]} for row, found in summary(times[column]).items()}
 
-    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {arguments.device}, 1 thread")
+    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.device}, 1 thread")
     print(f"step time / that of {TRAINER_CLIP!r}, median of {rounds} paired blocks")
     print(table(results, rows, "ratio", "{:.3f}"))
     print("\nits quartiles")

@@ -1,4 +1,4 @@
-"""Two processes against one on the same global batch: DDP, FSDP2, tensor parallelism, mixed with plain tensors."""
+"""Two processes against one on the same global batch: DDP, FSDP2, tensor parallelism, and mixed."""
 
 import gradient_cases
 import pytest

@@ -4,9 +4,12 @@
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from lightning_gradtools.gradients.histogram import Histogram
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
@@ -17,21 +20,44 @@ def log_scalars(trainer: Trainer, scalars: Mapping[str, float], step: int) -> No
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
-        if not _log_as_one_event(logger, scalars, step):
+        writer = _summary_writer(logger)
+        # tensorboardX has protobufs of its own
+        if writer is not None and type(writer).__module__.startswith("torch."):
+            writer._get_file_writer().add_summary(_summary(scalars), step)
+        else:
             logger.log_metrics(dict(scalars), step)
 
 
-def _log_as_one_event(logger: Logger, scalars: Mapping[str, float], step: int) -> bool:
-    if not isinstance(logger, TensorBoardLogger):
-        return False
-    writer = logger.experiment
-    if not type(writer).__module__.startswith("torch."):  # tensorboardX has protobufs of its own
-        return False
+def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: int) -> None:
+    """Write ``histograms`` to the TensorBoard loggers of ``trainer``; Lightning's others have none."""
+    if not trainer.is_global_zero or not histograms:
+        return
+    for logger in trainer.loggers:
+        writer = _summary_writer(logger)
+        if writer is None:
+            continue
+        for tag, found in histograms.items():
+            writer.add_histogram_raw(
+                tag,
+                min=found.edges[0],
+                max=found.edges[-1],
+                num=sum(found.counts),
+                sum=found.total,
+                sum_squares=found.squares,
+                bucket_limits=found.edges[1:],
+                bucket_counts=found.counts,
+                global_step=step,
+            )
+
+
+def _summary_writer(logger: Logger) -> Any:
+    return logger.experiment if isinstance(logger, TensorBoardLogger) else None
+
+
+def _summary(scalars: Mapping[str, float]) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
-    writer._get_file_writer().add_summary(summary, step)
-    return True
+    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
 
 
 def lightning_step(trainer: Trainer) -> int:

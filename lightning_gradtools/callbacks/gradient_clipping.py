@@ -1,9 +1,8 @@
 """Gradient clipping and a guard against non-finite steps, on the norms that the monitor reads too."""
 
 import math
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_scalars
+from lightning_gradtools.callbacks.clipping_tally import Clipped, ClippingTally
 from lightning_gradtools.callbacks.gradient_pass import (
     GradientPass,
     gradient_pass,
@@ -25,41 +25,44 @@ from lightning_gradtools.callbacks.layers import Patterns, compiled, matches
 from lightning_gradtools.callbacks.norm_type import norm_type_of
 from lightning_gradtools.callbacks.observer import logs_at
 from lightning_gradtools.distributed import any_rank
+from lightning_gradtools.gradients.adaptive_clipping import adaptive_clip_
 from lightning_gradtools.gradients.clipping import clip_by_value_, clip_coefficient, scale_
-from lightning_gradtools.gradients.norms import (
-    GradientNorms,
-    find_nonfinite,
-    tensor_norms,
-    total_norm,
-)
-
-_RATE_WINDOW = 100  # steps over which the clip rate runs
+from lightning_gradtools.gradients.norm_history import NormHistory
+from lightning_gradtools.gradients.norms import GradientNorms, find_nonfinite, tensor_norms, total_norm
 
 
 class GradientClipping(Callback):
     r"""Clips gradients and keeps a NaN or infinity in them from reaching the weights.
 
-    Give exactly one of the thresholds; it chooses the method.
+    Give one threshold; it chooses the method. ``max_norm`` may stand beside ``percentile`` or ``zscore``, as
+    an upper limit to what these find and the limit while they warm up.
 
-    ===============  ================================================================  ======
-    threshold        what it does                                                      source
-    ===============  ================================================================  ======
-    ``max_norm``     scales all gradients so that their norm is at most this           [1]
-    ``clip_value``   clamps every element to [-clip_value, clip_value]                 torch
-    ===============  ================================================================  ======
+    ===============  =============================================================================  ======
+    threshold        what it does                                                                   source
+    ===============  =============================================================================  ======
+    ``max_norm``     scales all gradients so that their norm is at most this                        [1]
+    ``clip_value``   clamps every element to [-clip_value, clip_value]                              torch
+    ``adaptive``     AGC: scales each unit's gradient to at most this times the norm of its         [2]
+                     weights, which count as ``min_weight_norm`` at least; 0.01 is the paper's
+    ``percentile``   AutoClip: the limit is this percentile of the norms so far; 10 is the paper's  [3]
+    ``zscore``       the limit is the median of the norms before plus this many robust standard     [4]
+                     deviations (1.4826 MAD), which no NaN or outlier moves; 2.5 is ZClip's
+    ===============  =============================================================================  ======
 
     It clips where Lightning does, after every callback's ``on_before_optimizer_step``, so these see the
-    gradients unclipped. Under manual optimisation it clips inside ``self.optimizers()[i].step()``, unscaled,
+    gradients unclipped. Under manual optimization it clips inside ``self.optimizers()[i].step()``, unscaled,
     with nothing to call; for a raw torch optimizer (``use_pl_optimizer=False``), which Lightning does not
     see, call :meth:`clip` before its ``step()``.
 
-    ========================  ===================================================  ==========================
-    key                       value (unit)                                         when
-    ========================  ===================================================  ==========================
-    ``clip/coefficient``      factor on the gradients (1: not clipped)             every logged step, by norm
-    ``clip/rate``             share of the last 100 steps that were clipped        every logged step, by norm
-    ``clip/skipped_steps``    steps so far whose gradients were not finite         every logged step
-    ========================  ===================================================  ==========================
+    ========================  =======================================================  ======================
+    key                       value (unit)                                             when
+    ========================  =======================================================  ======================
+    ``clip/coefficient``      smallest factor on any gradient (1: not clipped)         logged steps, unless
+                                                                                       by value
+    ``clip/rate``             share of the last 100 steps that were clipped            the same
+    ``clip/threshold``        the limit on the norm                                    by percentile or zscore
+    ``clip/skipped_steps``    steps so far that were not finite                        logged steps
+    ========================  =======================================================  ======================
 
     With several optimizers every key ends in ``/optimizer_0``, ``/optimizer_1`` and so on.
 
@@ -67,28 +70,40 @@ class GradientClipping(Callback):
     its decay as they are. ``trainer.global_step`` and the schedule advance as Lightning counts them, one step
     ahead of the weights. Buffers that the forward pass updates (BatchNorm's statistics) are not protected.
     Finding out costs nothing where the gradients are on a CPU, and one wait of the host per step on other
-    devices, as fp16's loss scaler has it; fused optimizers of torch take the verdict on the device, with no
-    wait. While a loss scaler of fp16 is at work it skips by itself, and infinities are its search for a
-    scale: they count as a fault only once the scale is down to 1.
+    devices, as fp16's loss scaler has it; torch's fused optimizers take the verdict on the device, with no
+    wait. A sum of squares that overflows though every gradient is finite is clipped by its norm in float64.
+    fp16's loss scaler skips by itself, and infinities are its search for a scale: they count only once the
+    scale is down to 1.
 
     Args:
         max_norm: the largest norm of all gradients of an optimizer, taken as one vector.
         clip_value: the largest magnitude of an element.
-        norm_type: 2, 1 or ``"inf"``: the norm that ``max_norm`` bounds.
+        adaptive: the largest ratio of gradient norm to weight norm of a unit (a row, an output channel).
+        percentile: from 0 to 100.
+        zscore: standard deviations above the median.
+        norm_type: 2, 1 or ``"inf"``: the norm that is limited; ``clip_value`` and ``adaptive`` have their
+        own.
         exclude: regular expressions; parameters in whose name one is found are neither clipped nor counted in
-        a norm. overrides: other thresholds (None: do not clip) by optimizer, ``{1: 0.5}``, or by parameter
-            group of it, ``{"0/2": None}``. A group named so is clipped by its own norm, the rest of its
-        optimizer together. on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all
-            gradients, so that momentum and weight decay still move the weights; None does nothing, as
-        Lightning's own clipping. max_consecutive_skips: more steps in a row than this (skipped or zeroed)
-        stop the run with FloatingPointError. log_every_n_steps: optimizer steps between two logged ones; None
-        follows the Trainer's ``log_every_n_steps``.
+            a norm (the paper on ``adaptive`` leaves out the last layer).
+        overrides: other thresholds for the same method (None: do not clip) by optimizer, ``{1: 0.5}``, or by
+            parameter group of it, ``{"0/2": None}``. A group named so is clipped by its own norm, the rest of
+            its optimizer together.
+        min_weight_norm: floor of a unit's weight norm for ``adaptive``, so that weights which start at 0 can
+        move.
+        window: latest norms that ``percentile`` and ``zscore`` look back on.
+        warmup_steps: finite norms to see before these two clip; 25 is ZClip's.
+        on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all gradients, so that
+            momentum and weight decay still move the weights; None does nothing, as Lightning's own clipping.
+        max_consecutive_skips: more steps in a row than this stop the run with FloatingPointError. Where the
+            verdict stays on the device (see above) that is noticed when next logged.
+        log_every_n_steps: optimizer steps between two logged ones; None follows the Trainer's.
 
     Raises:
         ArgumentError: if an argument is none of the above; at fit start, if something else clips as well, or
-            if the strategy keeps gradients where they cannot be clipped by a callback.
+            if the strategy keeps gradients where a callback cannot clip them.
 
-    [1] Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063.
+    [1] Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063. [2] Brock et al. 2021, arXiv:2102.06171.
+    [3] Seetharaman et al. 2020, arXiv:2007.14469. [4] after Kumar et al. 2025, arXiv:2504.02507.
     """
 
     def __init__(
@@ -96,25 +111,31 @@ class GradientClipping(Callback):
         max_norm: float | None = None,
         *,
         clip_value: float | None = None,
+        adaptive: float | None = None,
+        percentile: float | None = None,
+        zscore: float | None = None,
         norm_type: float | str = 2,
         exclude: Patterns = (),
         overrides: Mapping[int | str, float | None] | None = None,
+        min_weight_norm: float = 1e-3,
+        window: int = 128,
+        warmup_steps: int = 25,
         on_nonfinite: str | None = "skip",
         max_consecutive_skips: int = 10,
         log_every_n_steps: int | None = None,
     ) -> None:
-        thresholds = {"max_norm": max_norm, "clip_value": clip_value}
-        given = {name: value for name, value in thresholds.items() if value is not None}
-        if len(given) != 1:
-            found = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
-            raise ArgumentError(f"GradientClipping: give exactly one of {', '.join(thresholds)}; got {found}")
-        self.method, threshold = next(iter(given.items()))
-        self.threshold = number(self.method, threshold, above=0)
+        self.method, self.threshold = _method(
+            max_norm=max_norm, clip_value=clip_value, adaptive=adaptive, percentile=percentile, zscore=zscore
+        )
+        self.max_norm = max_norm
         self.norm_type = norm_type_of(norm_type)
         self.overrides = {str(key): value for key, value in (overrides or {}).items()}
         for key, value in self.overrides.items():
             if value is not None:
-                number(f"overrides[{key!r}]", value, above=0)
+                _threshold(f"overrides[{key!r}]", value, self.method)
+        self.min_weight_norm = number("min_weight_norm", min_weight_norm, above=0)
+        self.window = integer("window", window, at_least=2)
+        self.warmup_steps = integer("warmup_steps", warmup_steps, at_least=1, at_most=window)
         if on_nonfinite is not None:
             one_of("on_nonfinite", on_nonfinite, ("skip", "raise", "zero"))
         self.on_nonfinite = on_nonfinite
@@ -125,53 +146,84 @@ class GradientClipping(Callback):
         self._exclude = compiled("exclude", exclude)
         self._trainer: Trainer | None = None
         self._excluded: dict[int, bool] = {}
-        self._tallies: dict[int, _Tally] = {}
+        self._tallies: dict[int, ClippingTally] = {}  # by the optimizer's index
+        self._histories: dict[
+            str, NormHistory
+        ] = {}  # by optimizer, or "optimizer/group" where that is overridden
         self._ranks_may_differ = False
 
     def clip(self, optimizer: Optimizer) -> None:
         """Clip the gradients of ``optimizer`` now, or keep the step from happening if they are not finite.
 
-        Called by Lightning before every optimizer step. Call it yourself, between backward and ``step()``,
-        only for a raw torch optimizer that Lightning does not step.
+        Called before every step that Lightning takes. Call it yourself, between backward and ``step()``, only
+        for a raw torch optimizer that Lightning does not step.
         """
         assert self._trainer is not None
         trainer, optimizer = self._trainer, getattr(optimizer, "optimizer", optimizer)
         index = trainer.optimizers.index(optimizer)
-        tally = self._tallies.setdefault(index, _Tally())
+        tally = self._tallies.setdefault(index, ClippingTally())
         seen = gradient_pass(trainer, optimizer, self, self.norm_type)
         if not len(seen.norms.per_parameter) or not self._is_sound(seen, optimizer, tally):
             return
-        for threshold, members in self._units(seen.norms.parameters, optimizer, index):
-            if threshold is not None:
-                self._clip_unit(seen, threshold, members, tally)
+        coefficients = [
+            self._clip_unit(seen, unit) for unit in self._units(seen.norms.parameters, optimizer, index)
+        ]
+        tally.take([each for each in coefficients if each is not None])
 
-    def _clip_unit(
-        self, seen: GradientPass, threshold: float, members: list[int] | None, tally: "_Tally"
-    ) -> None:
-        """Clip the parameters at positions ``members`` of ``seen`` (None: all of them) as one."""
-        norms = seen.norms
+    def _clip_unit(self, seen: GradientPass, unit: "_Unit") -> Clipped | None:
+        """Clip what ``unit`` names, and return how."""
+        norms, threshold, members = seen.norms, unit.threshold, unit.members
+        if threshold is None:
+            return None
         parameters = norms.parameters if members is None else [norms.parameters[i] for i in members]
-        if self.method == "clip_value":
-            clip_by_value_(parameters, threshold)
-            seen.rewritten = True
-            return
+        if self.method in ("clip_value", "adaptive"):
+            return self._rewrite(seen, parameters, threshold)
         total = norms.total if members is None else total_norm(norms.per_parameter[members], self.norm_type)
-        coefficient = clip_coefficient(total, threshold)
+        limit = None
+        if self.method in ("percentile", "zscore"):
+            limit = self._limit(unit.name, total, threshold)
+        coefficient = clip_coefficient(total, threshold if limit is None else limit)
         # Where reading costs nothing, a step that needs no clipping is spared the multiplication by 1.
-        if coefficient.device.type != "cpu" or coefficient.item() < 1:
+        if not _is_free_to_read(coefficient) or coefficient.item() < 1:
             scale_([parameter.grad for parameter in parameters if parameter.grad is not None], coefficient)
         if members is None:
             seen.factors = coefficient
         else:
             if seen.factors is None:
                 seen.factors = torch.ones_like(norms.per_parameter)
-            seen.factors[members] = coefficient
-        tally.pending.append(coefficient)
+            seen.factors[members] = coefficient.to(seen.factors.dtype)
+        return Clipped(coefficient, limit)
 
-    def _units(
-        self, parameters: Any, optimizer: Optimizer, index: int
-    ) -> list[tuple[float | None, list[int] | None]]:
-        """Return what is clipped together: thresholds and positions in ``parameters`` (None: all)."""
+    def _rewrite(self, seen: GradientPass, parameters: Sequence[Tensor], threshold: float) -> Clipped | None:
+        """Clip in a way that is not one factor per parameter."""
+        seen.rewritten = True
+        scale = seen.loss_scale
+        if scale is not None:
+            scale_([each.grad for each in parameters if each.grad is not None], 1 / scale)
+        coefficient = None
+        if self.method == "clip_value":
+            clip_by_value_(parameters, threshold)
+        else:
+            coefficient = adaptive_clip_(parameters, threshold, self.min_weight_norm)
+        if scale is not None:
+            # The scaler looks for infinities only in the step, after this: a clamp must not hide them.
+            scale = torch.where(seen.norms.total.isfinite(), scale, math.nan)
+            scale_([each.grad for each in parameters if each.grad is not None], scale)
+        return None if coefficient is None else Clipped(coefficient, None)
+
+    def _limit(self, name: str, total: Tensor, threshold: float) -> Tensor:
+        """Return the limit that the norms so far set, and remember ``total``."""
+        history = self._histories.setdefault(name, NormHistory(self.window, self.warmup_steps))
+        if self.method == "percentile":
+            history.add(total)
+            limit = history.percentile(threshold)
+        else:
+            limit = history.robust_bound(threshold)
+            history.add(total)
+        return limit if self.max_norm is None else limit.clamp(max=self.max_norm)
+
+    def _units(self, parameters: Sequence[Tensor], optimizer: Optimizer, index: int) -> list["_Unit"]:
+        """Return what is clipped together."""
         default = self.overrides.get(str(index), self.threshold)
         own = {
             group: self.overrides[f"{index}/{group}"]
@@ -179,18 +231,23 @@ class GradientClipping(Callback):
             if f"{index}/{group}" in self.overrides
         }
         if not own and not self._exclude:
-            return [(default, None)]
+            return [_Unit(str(index), default, None)]
         group_of = {
             id(parameter): group
             for group, settings in enumerate(optimizer.param_groups)
             if group in own
             for parameter in settings["params"]
         }
-        members: dict[int, list[int]] = {-1: []}
+        units: dict[int | None, _Unit] = {}
         for position, parameter in enumerate(parameters):
             if not self._is_excluded(parameter):
-                members.setdefault(group_of.get(id(parameter), -1), []).append(position)
-        return [(own.get(group, default), found) for group, found in members.items() if found]
+                group = group_of.get(id(parameter))
+                name = str(index) if group is None else f"{index}/{group}"
+                threshold = default if group is None else own[group]
+                members = units.setdefault(group, _Unit(name, threshold, [])).members
+                assert members is not None
+                members.append(position)
+        return list(units.values())
 
     def _is_excluded(self, parameter: Tensor) -> bool:
         if not self._exclude:
@@ -204,16 +261,23 @@ class GradientClipping(Callback):
     # --- steps that are not finite
     # -----------------------------------------------------------------------------
 
-    def _is_sound(self, seen: GradientPass, optimizer: Optimizer, tally: "_Tally") -> bool:
+    def _is_sound(self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally) -> bool:
         """Say whether to clip and take this step; if not, its gradients are dealt with already."""
-        if self.on_nonfinite is None or seen.searches_scale:
+        if self.on_nonfinite is None:
             return True
-        total = seen.norms.total
-        if self._ranks_may_differ:
-            total = torch.where(any_rank(~total.isfinite()) > 0, math.nan, total)
-        if math.isfinite(total.item()):
-            tally.consecutive_skips = 0
-            tally.last_good_step = self._global_step
+        total, scale = seen.norms.total, seen.judged_at_scale
+        if scale is not None:
+            # The scaler skips it. A scale above 1 is still its search; at 1 the gradients are at fault.
+            fault = ~total.isfinite() & (scale.to(total.device) <= 1)
+            tally.verdicts.append((self._global_step, fault))
+            return True
+        if self.on_nonfinite == "skip" and not _is_free_to_read(total) and _takes_verdict(optimizer):
+            verdict = self._agreed(~total.isfinite())
+            tally.verdicts.append((self._global_step, verdict))
+            _skip_on_device(optimizer, verdict)
+            return True
+        if not self._agreed(~total.isfinite()).item():
+            tally.took(self._global_step)
             return True
         gradients = seen.norms.gradients()
         found = find_nonfinite(gradients)
@@ -230,7 +294,7 @@ class GradientClipping(Callback):
         return False
 
     def _reject(
-        self, seen: GradientPass, optimizer: Optimizer, tally: "_Tally", faulty: tuple[int, ...]
+        self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally, faulty: tuple[int, ...]
     ) -> None:
         assert self._trainer is not None
         names = parameter_names(self._trainer.lightning_module)
@@ -239,13 +303,8 @@ class GradientClipping(Callback):
         what = f"gradients are not finite at global step {self._global_step}: {listed or 'on another rank'}"
         if self.on_nonfinite == "raise":
             raise FloatingPointError(f"{what}; {tally.last_good()}")
-        tally.skipped_steps += 1
-        tally.consecutive_skips += 1
-        if tally.consecutive_skips > self.max_consecutive_skips:
-            raise FloatingPointError(
-                f"{what}; {tally.consecutive_skips} steps in a row"
-                f" (max_consecutive_skips={self.max_consecutive_skips}), {tally.last_good()}"
-            )
+        tally.missed()
+        self._stop_if_hopeless(tally, what)
         if tally.skipped_steps == 1:
             done = "skipped" if self.on_nonfinite == "skip" else "taken with zero gradients"
             rank_zero_warn(
@@ -256,6 +315,16 @@ class GradientClipping(Callback):
                 parameter.grad = None
             elif parameter.grad is not None:
                 parameter.grad = torch.zeros_like(parameter.grad)
+
+    def _stop_if_hopeless(self, tally: ClippingTally, what: str) -> None:
+        if tally.consecutive_skips > self.max_consecutive_skips:
+            raise FloatingPointError(
+                f"{what}; {tally.consecutive_skips} steps in a row"
+                f" (max_consecutive_skips={self.max_consecutive_skips}), {tally.last_good()}"
+            )
+
+    def _agreed(self, flag: Tensor) -> Tensor:
+        return any_rank(flag) > 0 if self._ranks_may_differ else flag
 
     @property
     def _global_step(self) -> int:
@@ -340,58 +409,80 @@ class GradientClipping(Callback):
         scalars: dict[str, float] = {}
         for index, tally in self._tallies.items():
             suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
-            scalars.update({f"clip/{name}{suffix}": value for name, value in tally.read().items()})
+            tally.read()
+            self._stop_if_hopeless(tally, "gradients are not finite")
+            scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
         if scalars:
             log_scalars(trainer, scalars, step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tallies": {str(index): tally.state_dict() for index, tally in self._tallies.items()}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._tallies = {int(index): _Tally.load(state) for index, state in state_dict["tallies"].items()}
-
-
-@dataclass
-class _Tally:
-    """What became of the steps of one optimizer."""
-
-    skipped_steps: int = 0
-    consecutive_skips: int = 0
-    last_good_step: int | None = None
-    coefficient: float | None = None
-    clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW))
-    pending: list[Tensor] = field(default_factory=list)  # coefficients that are still on the device
-
-    def read(self) -> dict[str, float]:
-        """Bring what is pending to the host, in one transfer, and return what is logged."""
-        if self.pending:
-            coefficients = torch.stack(self.pending).tolist()
-            self.pending.clear()
-            self.clipped.extend(coefficient < 1 for coefficient in coefficients)
-            self.coefficient = coefficients[-1]
-        scalars: dict[str, float] = {}
-        if self.coefficient is not None:
-            scalars["coefficient"] = self.coefficient
-            scalars["rate"] = sum(self.clipped) / max(1, len(self.clipped))
-        return {**scalars, "skipped_steps": self.skipped_steps}
-
-    def last_good(self) -> str:
-        if self.last_good_step is None:
-            return "no step before it was good"
-        return f"the last good one was global step {self.last_good_step}"
-
-    def state_dict(self) -> dict[str, Any]:
-        self.read()
         return {
-            "skipped_steps": self.skipped_steps,
-            "consecutive_skips": self.consecutive_skips,
-            "last_good_step": self.last_good_step,
-            "coefficient": self.coefficient,
-            "clipped": list(self.clipped),
+            "tallies": {str(index): tally.state_dict() for index, tally in self._tallies.items()},
+            "histories": {name: history.tolist() for name, history in self._histories.items()},
         }
 
-    @classmethod
-    def load(cls, state: dict[str, Any]) -> "_Tally":
-        tally = cls(**{key: value for key, value in state.items() if key != "clipped"})
-        tally.clipped.extend(state["clipped"])
-        return tally
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._tallies = {
+            int(index): ClippingTally.load(state) for index, state in state_dict["tallies"].items()
+        }
+        self._histories = {
+            name: NormHistory(self.window, self.warmup_steps, norms)
+            for name, norms in state_dict["histories"].items()
+        }
+
+
+def _method(**thresholds: float | None) -> tuple[str, float]:
+    """Return the one method that a threshold was given for, and the threshold."""
+    given = {name: value for name, value in thresholds.items() if value is not None}
+    if len(given) == 2 and "max_norm" in given and given.keys() & {"percentile", "zscore"}:
+        _threshold("max_norm", given.pop("max_norm"), "max_norm")
+    if len(given) != 1:
+        found = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
+        raise ArgumentError(f"GradientClipping: give one of {', '.join(thresholds)}; got {found}")
+    name, value = next(iter(given.items()))
+    return name, _threshold(name, value, name)
+
+
+def _threshold(name: str, value: float, method: str) -> float:
+    return number(name, value, above=0, at_most=100 if method == "percentile" else None)
+
+
+def _is_free_to_read(tensor: Tensor) -> bool:
+    """Say whether the host may read ``tensor`` without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def _takes_verdict(optimizer: Optimizer) -> bool:
+    """Say whether ``optimizer`` leaves everything as it is, on the device, if its ``found_inf`` is 1.
+
+    The fused kernels of torch do: it is how they work with a loss scaler. Other optimizers that unscale by
+    themselves have protocols of their own.
+    """
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return fused and isinstance(optimizer, (Adam, AdamW, SGD, Adagrad))
+
+
+def _skip_on_device(optimizer: Optimizer, verdict: Tensor) -> None:
+    """Make the next step of ``optimizer``, and only that one, obey ``verdict``."""
+
+    def forget(stepped: Optimizer, *_arguments: Any) -> None:
+        del stepped.found_inf  # type: ignore[attr-defined]
+        handle.remove()
+
+    optimizer.found_inf = verdict.float()  # type: ignore[attr-defined]
+    handle = optimizer.register_step_post_hook(forget)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Parameters that are clipped together.
+
+    Attributes:
+        name: "optimizer", or "optimizer/group".
+        threshold: the limit, or None to leave them as they are.
+        members: positions among the parameters that have a gradient; None for all.
+    """
+
+    name: str
+    threshold: float | None
+    members: list[int] | None

@@ -24,8 +24,8 @@ class GradientPass:
     """
 
     norms: GradientNorms
-    loss_scale: Tensor | None
-    searches_scale: bool
+    loss_scale: Tensor | None = None
+    judged_at_scale: Tensor | None = None
     factors: Tensor | None = None
     rewritten: bool = False
     consumers: set[int] = field(default_factory=set)
@@ -55,17 +55,19 @@ def gradient_pass(
 
 def _new_pass(trainer: Trainer, optimizer: Optimizer, norm_type: float) -> GradientPass:
     norms = gradient_norms(optimizer_parameters(optimizer), norm_type)
+    scale = loss_scale_of(trainer)
+    if scale is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return GradientPass(norms, judged_at_scale=scale)
+    scale = scale.to(norms.total.device)
+    unscaled = GradientNorms(norms.parameters, norms.per_parameter / scale, norms.total / scale, norm_type)
+    return GradientPass(unscaled, loss_scale=scale, judged_at_scale=scale)
+
+
+def loss_scale_of(trainer: Trainer) -> Tensor | None:
+    """Return the scale [] that fp16's loss scaler multiplied the loss by, or None without one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is None:
-        return GradientPass(norms, loss_scale=None, searches_scale=False)
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
-        return GradientPass(norms, loss_scale=None, searches_scale=True)
-    # `get_scale()` would make the host wait for the device.
-    scale = scaler._scale.to(norms.total.device)
-    unscaled = GradientNorms(
-        norms.parameters, norms.per_parameter / scale, norms.total / scale, norms.norm_type
-    )
-    return GradientPass(unscaled, loss_scale=scale, searches_scale=True)
+    # `get_scale()` would make the host wait for the device; there is no scale before the first backward pass.
+    return None if scaler is None or scaler._scale is None else scaler._scale
 
 
 def optimizer_parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -55,7 +55,7 @@ def scale_(gradients: Sequence[Tensor], coefficient: Tensor) -> None:
     # so.
     by_device: dict[torch.device, list[Tensor]] = {}
     for gradient in gradients:
-        stored = _stored_in_place(gradient)
+        stored = stored_in_place(gradient)
         by_device.setdefault(stored.device, []).append(stored)
     for device, stored_there in by_device.items():
         torch._foreach_mul_(stored_there, coefficient.to(device))
@@ -77,13 +77,13 @@ def clip_by_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
             parameter.grad = gradient = gradient.coalesce()
         elif isinstance(gradient, DTensor):
             parameter.grad = gradient = summed(gradient)
-        stored = _stored_in_place(gradient)
+        stored = stored_in_place(gradient)
         if stored.is_complex():
             stored = torch.view_as_real(stored)
         stored.clamp_(-clip_value, clip_value)
 
 
-def _stored_in_place(gradient: Tensor) -> Tensor:
+def stored_in_place(gradient: Tensor) -> Tensor:
     """Return the dense tensor whose memory holds the elements of ``gradient`` on this rank."""
     if isinstance(gradient, DTensor):
         gradient = gradient.to_local()

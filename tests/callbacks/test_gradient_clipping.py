@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, gradient_clipping
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +211,120 @@ def test_state_survives_a_resume_with_other_arguments(tmp_path):
     assert second.state_dict()["tallies"]["0"]["skipped_steps"] == 1
 
 
+def same_gradients(*callbacks, scales, **settings):
+    """Train with weights that stay, on one batch whose gradient is multiplied by each of ``scales`` in turn."""
+
+    class Scaled(Regression):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batches(1)[0], batch_idx) * scales[batch_idx]
+
+    spy = GradientSpy()
+    fit(Scaled(optimizer=torch.optim.SGD, lr=0.0), spy, *callbacks, data=batches(len(scales)), **settings)
+    unit = reference_norm(spy.before[0]) / scales[0]
+    return [reference_norm(before) / unit for before in spy.before], [
+        reference_norm(after) / unit if after else None for after in spy.after
+    ]
+
+
+def test_percentile_clips_to_that_of_the_norms_so_far():
+    scales = [1, 3, 2, 5, 4, 9]
+    before, after = same_gradients(GradientClipping(percentile=50, warmup_steps=3), scales=scales)
+    assert before == pytest.approx(scales, rel=1e-5)
+    # medians of the first 3, 4, 5 and 6 norms: 2, 2.5, 3, 3.5
+    assert after == pytest.approx([1, 3, 2, 2.5, 3, 3.5], rel=1e-4)
+
+
+def test_zscore_clips_outliers_and_a_nan_does_not_poison_it():
+    clipping = GradientClipping(zscore=2.5, warmup_steps=4)
+    with pytest.warns(UserWarning, match="is skipped"):
+        _, after = same_gradients(clipping, scales=[1, 1.2, 0.8, 1, math.nan, 1.1, 50, 1.05])
+    limit = 1 + 2.5 * 1.4826 * 0.1  # median 1 and MAD 0.1 of 0.8, 1, 1, 1.1, 1.2
+    assert after[5:] == pytest.approx([1.1, limit, 1.05], rel=1e-4)
+    assert after[4] is None
+    history = clipping.state_dict()["histories"]["0"]
+    assert all(map(math.isfinite, history))
+    assert len(history) == 7
+
+
+def test_max_norm_caps_what_the_history_allows():
+    capped = GradientClipping(max_norm=1e-6, percentile=50, warmup_steps=2)
+    _, after = same_gradients(capped, scales=[1, 2, 3])
+    assert all(norm < 1e-5 for norm in after)
+
+
+def test_adaptive_clips_units_by_their_weights():
+    spy = GradientSpy()
+    module = Regression(optimizer=torch.optim.SGD, lr=0.0)
+    fit(module, spy, GradientClipping(adaptive=0.01, exclude=r"net\.4"), GradientMonitor())
+    weight = module.net[2].weight.detach().double()
+    for before, after in zip(spy.before, spy.after, strict=True):
+        limit = 0.01 * weight.norm(dim=1, keepdim=True)
+        norms = before["net.2.weight"].norm(dim=1, keepdim=True)
+        expected = before["net.2.weight"] * torch.where(norms > limit, limit / norms, 1.0)
+        torch.testing.assert_close(after["net.2.weight"], expected, rtol=1e-5, atol=1e-9)
+        assert torch.equal(before["net.4.weight"], after["net.4.weight"])
+
+
+@pytest.fixture
+def reading_is_dear(monkeypatch):
+    """Make the callback treat this CPU as a device that the host would have to wait for."""
+    monkeypatch.setattr(gradient_clipping, "_is_free_to_read", lambda tensor: False)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_fused_optimizers_skip_on_the_device(reading_is_dear, optimizer, recwarn):
+    settings = {"fused": True, "weight_decay": 0.1}
+    data, clipping = nan_at(2), GradientClipping(0.1)
+    seen, _ = trained(clipping, data=data, optimizer=optimizer, settings=settings)
+    never, _ = trained(
+        GradientClipping(0.1), data=data[:2] + data[3:], optimizer=optimizer, settings=settings
+    )
+    assert torch.equal(weights(seen), weights(never))
+    tally = clipping.state_dict()["tallies"]["0"]
+    assert (tally["skipped_steps"], tally["last_good_step"]) == (1, 5)
+    assert not [warning for warning in recwarn if "GradientClipping" in str(warning.message)]
+
+
+def test_too_many_skips_on_the_device_are_noticed_when_logged(reading_is_dear):
+    with pytest.raises(FloatingPointError, match=r"4 steps in a row .*good one was global step 0"):
+        trained(
+            GradientClipping(0.1, max_consecutive_skips=2, log_every_n_steps=5),
+            data=nan_at(1, 2, 3, 4),
+            settings={"fused": True},
+        )
+
+
+@pytest.mark.parametrize("clip", [{"max_norm": 0.1}, {"clip_value": 0.01}, {"adaptive": 0.01}], ids=str)
+@pytest.mark.parametrize("fused", [False, True])
+def test_fp16_scale_search_is_no_fault_and_clipping_is_unscaled(clip, fused):
+    def run(*callbacks, scale=2.0**10, data=None, **trainer):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        precision = MixedPrecision("16-mixed", "cpu", scaler)
+        settings = {"fused": fused}
+        return trained(*callbacks, plugins=[precision], data=data, settings=settings, **trainer)[0], scaler
+
+    monitor, clipping = GradientMonitor(), GradientClipping(**clip)
+    scaled, _ = run(monitor, clipping)
+    reference_monitor = GradientMonitor()
+    other_scale, _ = run(reference_monitor, GradientClipping(**clip), scale=2.0**8)
+    # the loss scale is in neither the norms nor the weights; fp16 rounds alike at both scales
+    for record, expected in zip(monitor.history, reference_monitor.history, strict=True):
+        assert record.values == pytest.approx(expected.values, rel=1e-2)
+    torch.testing.assert_close(weights(scaled), weights(other_scale), rtol=1e-3, atol=1e-4)
+
+    # a scale that overflows fp16 is halved until it does not, which counts as no fault
+    searching = GradientClipping(**clip)
+    module, scaler = run(searching, scale=2.0**26, max_epochs=4)
+    assert scaler.get_scale() < 2.0**26
+    assert searching.state_dict()["tallies"]["0"]["skipped_steps"] == 0
+    assert weights(module).isfinite().all()
+
+    # a NaN that is still there at scale 1 does count
+    faulty = GradientClipping(**clip, max_consecutive_skips=2)
+    with pytest.raises(FloatingPointError, match="3 steps in a row"):
+        run(faulty, scale=4.0, data=nan_at(*range(6)))
+
+
 def test_the_module_is_as_before_after_the_fit_and_after_a_failure():
     clipping = GradientClipping(0.1)
     module, _ = trained(clipping)
@@ -238,7 +353,7 @@ def test_refuses_a_second_clipper_with_the_way_out():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "give exactly one of max_norm, clip_value.*; got none"),
+        ({}, "give one of max_norm, clip_value.*; got none"),
         ({"max_norm": 1, "clip_value": 1}, "got max_norm=1, clip_value=1"),
         ({"max_norm": 0}, "max_norm=0: must be a finite number and > 0"),
         ({"max_norm": 1, "norm_type": "l2"}, "norm_type='l2': must be 1, 2 or 'inf'"),

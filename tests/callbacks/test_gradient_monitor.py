@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from runs import GradientSpy, Regression, fit, mlp, reference_norm
+from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools.arguments import ArgumentError
@@ -177,6 +177,160 @@ def test_weights_are_the_same_bit_by_bit_without_it():
 
     with_it, without = weights(GradientMonitor()), weights()
     assert all(torch.equal(with_it[key], without[key]) for key in without)
+
+
+class Snapshots(GradientSpy):
+    """Keeps the weights before every step and after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        self.old = {name: p.detach().double().clone() for name, p in pl_module.named_parameters()}
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        new = {name: p.detach().double().clone() for name, p in pl_module.named_parameters()}
+        self.weights.append((self.old, new))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.LBFGS])
+def test_weight_norm_and_update_ratio_are_of_the_actual_change(optimizer):
+    spy, monitor = Snapshots(), GradientMonitor(weight_norm=True, update_ratio=True)
+    fit(Regression(optimizer=optimizer), spy, monitor)
+    for record, (old, new) in zip(monitor.history, spy.weights, strict=True):
+        change = {name: new[name] - old[name] for name in old}
+        assert record.values["weight_norm/total"] == pytest.approx(reference_norm(old), rel=1e-6)
+        assert record.values["update_ratio/total"] == pytest.approx(
+            reference_norm(change) / reference_norm(old), rel=1e-3
+        )
+        for name in old:
+            ratio = reference_norm({name: change[name]}) / reference_norm({name: old[name]})
+            assert record.values[f"update_ratio/{name}"] == pytest.approx(ratio, rel=1e-2, abs=1e-7)
+
+
+def test_there_is_no_ratio_to_weights_that_are_zero():
+    module = Regression()
+    torch.nn.init.zeros_(module.net[0].bias)
+    monitor = GradientMonitor(update_ratio=True)
+    fit(module, monitor)
+    assert "update_ratio/net.0.bias" not in monitor.history[0].values
+    assert "update_ratio/net.0.bias" in last(monitor)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_cosine_is_between_successive_steps(every):
+    spy, monitor = GradientSpy(), GradientMonitor(every, cosine=True, norm_type=1)
+    fit(Regression(), spy, monitor)
+    assert "grad_cosine/total" in last(monitor)
+    assert ("grad_cosine/total" in monitor.history[0].values) == (every > 1)
+    for record in list(monitor.history)[int(every == 1) :]:
+        now, before = spy.before[record.step], spy.before[record.step - 1]
+        for key, names in {"total": list(now), "net.2.weight": ["net.2.weight"]}.items():
+            a, b = (torch.cat([gradients[name].reshape(-1) for name in names]) for gradients in (now, before))
+            expected = float(a @ b / (a.norm() * b.norm()))
+            assert record.values[f"grad_cosine/{key}"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_noise_scale_from_accumulation_equals_the_formula_by_hand(p):
+    data, monitor = batches(8), GradientMonitor(noise_scale=True, norm_type=p)
+    module = Regression(
+        optimizer=torch.optim.SGD, lr=0.0
+    )  # weights stay, so the test can compute all gradients
+    fit(module, monitor, data=data, accumulate_grad_batches=3)
+
+    def gradient(*some):
+        x, y = (torch.cat(part) for part in zip(*some, strict=True))
+        grads = torch.autograd.grad((module.net(x) - y).square().mean(), module.parameters())
+        return torch.cat([grad.double().reshape(-1) for grad in grads])
+
+    signals, noises = [], []
+    for window in (data[:3], data[3:6]):
+        small = sum(float(gradient(batch).square().sum()) for batch in window) / 3
+        big = float(gradient(*window).square().sum())
+        signals.append((24 * big - 8 * small) / 16)
+        noises.append((small - big) / (1 / 8 - 1 / 24))
+
+    def average(terms):  # weights 0.05 · 0.95 and 0.05
+        return (0.95 * terms[0] + terms[1]) / 1.95
+
+    values = monitor.history[1].values
+    assert values["grad_noise/signal"] == pytest.approx(average(signals), rel=1e-4)
+    assert values["grad_noise/trace"] == pytest.approx(average(noises), rel=1e-4)
+    if average(signals) > 0:
+        assert values["grad_noise/scale"] == pytest.approx(average(noises) / average(signals), rel=1e-4)
+    assert "grad_noise/signal" not in monitor.history[2].values, (
+        "the tail window has two of three micro-batches"
+    )
+
+
+def test_noise_scale_says_so_when_there_is_nothing_to_compare():
+    with pytest.warns(UserWarning, match=r"noise_scale=True\): not measured, it needs accumulate") as caught:
+        fit(Regression(), GradientMonitor(noise_scale=True))
+    assert len([each for each in caught if "noise_scale" in str(each.message)]) == 1
+
+
+def test_no_hook_and_no_copy_outlives_its_step():
+    module = Regression()
+    monitor = GradientMonitor(2, noise_scale=True, update_ratio=True, cosine=True)
+    fit(module, monitor, accumulate_grad_batches=2)
+    assert not any(parameter._backward_hooks for parameter in module.parameters())
+    assert not monitor._watched
+    assert not monitor._pending
+
+
+def test_histograms_reach_tensorboard(tmp_path):
+    spy, board = GradientSpy(), TensorBoardLogger(tmp_path)
+    fit(Regression(), spy, GradientMonitor(histograms=True, exclude="bias"), logger=board)
+    events = EventAccumulator(board.log_dir, {"histograms": 0})
+    events.Reload()
+    weights = [name for name in spy.before[0] if "bias" not in name]
+    assert set(events.Tags()["histograms"]) == {f"grad_histogram/{name}" for name in weights}
+    for step, event in enumerate(events.Histograms("grad_histogram/net.2.weight")):
+        gradient = spy.before[step]["net.2.weight"]
+        assert (event.step, event.histogram_value.num) == (step, gradient.numel())
+        assert event.histogram_value.min == pytest.approx(gradient.min().item())
+        assert event.histogram_value.sum_squares == pytest.approx(gradient.square().sum().item(), rel=1e-5)
+
+
+def test_the_trainers_clipping_has_a_coefficient_and_a_rate():
+    spy, monitor, limit = GradientSpy(), GradientMonitor(), 0.5
+    fit(Regression(optimizer=torch.optim.SGD, lr=0.0), spy, monitor, gradient_clip_val=limit)
+    clipped = [reference_norm(gradients) > limit for gradients in spy.before]
+    assert 0 < sum(clipped) < len(clipped), "the limit must tell steps apart"
+    assert last(monitor)["clip/rate"] == sum(clipped) / len(clipped)
+    for record, gradients in zip(monitor.history, spy.before, strict=True):
+        expected = min(1, limit / (reference_norm(gradients) + 1e-6))
+        assert record.values["clip/coefficient"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_everything_at_once_changes_no_bit():
+    def weights(*callbacks):
+        torch.manual_seed(3)
+        module = Regression()
+        fit(module, *callbacks, accumulate_grad_batches=2)
+        return module.state_dict()
+
+    everything = GradientMonitor(
+        weight_norm=True, update_ratio=True, cosine=True, noise_scale=True, histograms=True
+    )
+    with_it, without = weights(everything), weights()
+    assert everything.failure is None
+    assert all(torch.equal(with_it[key], without[key]) for key in without)
+
+
+def test_state_is_plain_and_survives():
+    monitor = GradientMonitor(noise_scale=True)
+    fit(Regression(), monitor, accumulate_grad_batches=2, gradient_clip_val=0.1)
+    state = monitor.state_dict()
+    assert state["clipped"] == [True] * 3
+    assert state["noise"]["weight"] > 0
+    again = GradientMonitor(5, norm_type=1)
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    assert again.state_key == monitor.state_key != GradientMonitor(prefix="other/").state_key
 
 
 def test_two_optimizers_are_kept_apart():

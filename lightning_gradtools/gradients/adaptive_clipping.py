@@ -1,0 +1,94 @@
+r"""Adaptive gradient clipping (AGC): each unit's gradient against the size of its own weights.
+
+For the weights :math:`W_i` and the gradient :math:`G_i` of unit i,
+
+.. math:: G_i \leftarrow G_i \cdot \min\Big(1,\; \lambda\,
+          \frac{\max(\lVert W_i \rVert_2,\, \epsilon)}{\lVert G_i \rVert_2}\Big)
+
+Source: Brock, De, Smith, Simonyan 2021, "High-Performance Large-Scale Image Recognition Without
+Normalization", arXiv:2102.06171, section 4. A unit is a row of a matrix and an output channel of a
+convolution (the first dimension, as torch lays both out); a vector, such as a bias, and a scalar are one
+unit. The floor :math:`\epsilon` (1e-3 there) keeps weights that start at zero from being frozen for ever. The
+authors leave out the last linear layer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+from lightning_gradtools.distributed import local_shard, sum_over_shards, summed
+from lightning_gradtools.gradients.clipping import stored_in_place
+
+
+@torch.no_grad()
+def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: float = 1e-3) -> Tensor:
+    """Clip the gradients of ``parameters`` unit by unit to ``ratio`` times the norm of the unit's weights.
+
+    Args:
+        parameters: leaf tensors; those without a gradient are left out. Of a sparse gradient, which must be
+            of rows, the rows that occur are clipped. ``DTensor`` needs a collective unless whole units lie on
+            one rank.
+        ratio: λ, the largest ratio of gradient norm to weight norm; the paper finds 0.01 for batches of 4096,
+            more for smaller ones.
+        min_weight_norm: ε, taken for the norm of weights where that is smaller.
+
+    Returns:
+        [] the smallest factor applied on this rank: 1 if nothing was clipped.
+    """
+    smallest = []
+    for parameter in parameters:
+        if parameter.grad is None or parameter.grad.numel() == 0:
+            continue
+        if parameter.grad.layout == torch.sparse_coo:
+            factors = _clip_rows_(parameter, ratio, min_weight_norm)
+        else:
+            if isinstance(parameter.grad, DTensor):
+                parameter.grad = summed(parameter.grad)
+            bound = ratio * unit_norms(parameter.detach()).clamp(min=min_weight_norm)
+            factors = _factors(bound, unit_norms(parameter.grad))
+            stored = stored_in_place(parameter.grad)
+            stored.mul_(factors.to(stored.dtype))
+        if factors.numel():
+            smallest.append(factors.min())
+    device = parameters[0].device if parameters else None
+    return (
+        torch.stack([each.to(device) for each in smallest]).min()
+        if smallest
+        else torch.ones((), device=device)
+    )
+
+
+def unit_norms(tensor: Tensor) -> Tensor:
+    """Return the 2-norm of every unit that this rank holds, in a shape that broadcasts against ``tensor``."""
+    local, placements = (
+        (tensor, ()) if not isinstance(tensor, DTensor) else (local_shard(tensor)[0], tensor.placements)
+    )
+    dims = tuple(range(1, local.ndim)) if local.ndim > 1 else None
+    dtype = torch.float32 if local.dtype in (torch.float16, torch.bfloat16) else None
+    norms: Tensor = torch.linalg.vector_norm(local, dim=dims, keepdim=dims is not None, dtype=dtype)
+    split = tuple(
+        dim
+        for dim, placement in enumerate(placements)
+        if isinstance(placement, Shard) and (placement.dim > 0 or local.ndim <= 1)
+    )
+    if split and isinstance(tensor, DTensor):
+        norms = sum_over_shards(norms.square(), tensor.device_mesh, split).sqrt()
+    return norms
+
+
+def _clip_rows_(parameter: Tensor, ratio: float, min_weight_norm: float) -> Tensor:
+    """Clip the rows that a sparse gradient of a table of rows (an embedding) has."""
+    assert parameter.grad is not None
+    parameter.grad = gradient = parameter.grad.coalesce()
+    rows = parameter.detach()[gradient.indices()[0]]
+    bound = ratio * unit_norms(rows).clamp(min=min_weight_norm)
+    factors = _factors(bound, unit_norms(gradient.values()))
+    gradient.values().mul_(factors)
+    return factors
+
+
+def _factors(bound: Tensor, norms: Tensor) -> Tensor:
+    """Return min(1, bound / norm), 1 where the norm is 0."""
+    return torch.where(norms > bound, bound / norms, torch.ones_like(norms))

@@ -1,0 +1,33 @@
+"""Inner products of two lists of gradients: from them the cosine between their directions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from lightning_gradtools.distributed import local_shard, sum_over_shards
+
+
+def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Return Re⟨a, b⟩ of every pair as one tensor [n] on the first one's device, in float32 at least.
+
+    The pairs may be dense, sparse or ``DTensor``, in any mix, both of a pair alike; every rank of a
+    ``DTensor``'s mesh must call it.
+    """
+    products = [_inner_product(a, b) for a, b in zip(first, second, strict=True)]
+    if not products:
+        return torch.zeros(0)
+    dtype = torch.float64 if any(product.dtype == torch.float64 for product in products) else torch.float32
+    return torch.stack([product.to(products[0].device, dtype) for product in products])
+
+
+def _inner_product(a: Tensor, b: Tensor) -> Tensor:
+    if isinstance(a, DTensor) and isinstance(b, DTensor):
+        local, mesh, split = local_shard(a)
+        return sum_over_shards(_inner_product(local, local_shard(b)[0]), mesh, split)
+    if a.layout != torch.strided:
+        return torch.sparse.sum(a.coalesce() * b.coalesce()).real
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return torch.vdot(a.reshape(-1), b.reshape(-1)).real
