@@ -34,11 +34,11 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import grad_norm
-from lightning_gradtools.tasks.networks.gpt import GPT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+from lightning_gradtools.tasks.networks.gpt import GPT
 
 MAX_NORM = 1e-3
 WARM_UP = 3  # steps at the start of each block that are not timed
@@ -196,9 +196,7 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
     trainer.fit(task, DataLoader([(task.x, task.y)] * steps, batch_size=None))
 
 
-def compare(
-    model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str
-) -> dict[str, Any]:
+def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
     """Return for every row its step times, one per round, in seconds."""
     tasks = {row: Task(model, fused) for row in rows}
     times: dict[str, list[float]] = {row: [] for row in rows}
@@ -232,16 +230,12 @@ class MemoryHeld(Callback):
     def __init__(self) -> None:
         self.bytes = 0
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
         gc.collect()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tensors = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
-        storages = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
-        }
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         self.bytes = sum(storages.values())
 
 
@@ -292,9 +286,7 @@ def table(results: dict[str, dict[str, dict[str, Any]]], rows: list[str], key: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--rounds", type=int, help="blocks per row (default 24, quick 4)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

@@ -48,7 +48,5 @@ def test_clipping_equals_the_single_process(ranks, single, strategy, method):
 def test_a_nan_is_skipped_alike_on_every_rank(ranks, single, strategy):
     for rank in ranks:
         assert rank[strategy]["skips"] == 1
-        torch.testing.assert_close(
-            rank[strategy]["one NaN skipped"], single["one NaN skipped"], rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(rank[strategy]["one NaN skipped"], single["one NaN skipped"], rtol=1e-5, atol=1e-6)
     assert torch.equal(ranks[0][strategy]["one NaN skipped"], ranks[1][strategy]["one NaN skipped"])

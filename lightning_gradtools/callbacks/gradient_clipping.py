@@ -147,9 +147,7 @@ class GradientClipping(Callback):
         self._trainer: Trainer | None = None
         self._excluded: dict[int, bool] = {}
         self._tallies: dict[int, ClippingTally] = {}  # by the optimizer's index
-        self._histories: dict[
-            str, NormHistory
-        ] = {}  # by optimizer, or "optimizer/group" where that is overridden
+        self._histories: dict[str, NormHistory] = {}  # by optimizer, or "optimizer/group" where that is overridden
         self._ranks_may_differ = False
 
     def clip(self, optimizer: Optimizer) -> None:
@@ -165,9 +163,7 @@ class GradientClipping(Callback):
         seen = gradient_pass(trainer, optimizer, self, self.norm_type)
         if not len(seen.norms.per_parameter) or not self._is_sound(seen, optimizer, tally):
             return
-        coefficients = [
-            self._clip_unit(seen, unit) for unit in self._units(seen.norms.parameters, optimizer, index)
-        ]
+        coefficients = [self._clip_unit(seen, unit) for unit in self._units(seen.norms.parameters, optimizer, index)]
         tally.take([each for each in coefficients if each is not None])
 
     def _clip_unit(self, seen: GradientPass, unit: "_Unit") -> Clipped | None:
@@ -293,9 +289,7 @@ class GradientClipping(Callback):
         self._reject(seen, optimizer, tally, found.nan + found.inf)
         return False
 
-    def _reject(
-        self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally, faulty: tuple[int, ...]
-    ) -> None:
+    def _reject(self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally, faulty: tuple[int, ...]) -> None:
         assert self._trainer is not None
         names = parameter_names(self._trainer.lightning_module)
         where = [names.get(id(seen.norms.parameters[position]), "?") for position in faulty]
@@ -307,9 +301,7 @@ class GradientClipping(Callback):
         self._stop_if_hopeless(tally, what)
         if tally.skipped_steps == 1:
             done = "skipped" if self.on_nonfinite == "skip" else "taken with zero gradients"
-            rank_zero_warn(
-                f"GradientClipping: {what}. The step is {done}; later ones are counted, not announced."
-            )
+            rank_zero_warn(f"GradientClipping: {what}. The step is {done}; later ones are counted, not announced.")
         for parameter in optimizer_parameters(optimizer):
             if self.on_nonfinite == "skip":
                 parameter.grad = None
@@ -422,12 +414,9 @@ class GradientClipping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._tallies = {
-            int(index): ClippingTally.load(state) for index, state in state_dict["tallies"].items()
-        }
+        self._tallies = {int(index): ClippingTally.load(state) for index, state in state_dict["tallies"].items()}
         self._histories = {
-            name: NormHistory(self.window, self.warmup_steps, norms)
-            for name, norms in state_dict["histories"].items()
+            name: NormHistory(self.window, self.warmup_steps, norms) for name, norms in state_dict["histories"].items()
         }
 
 

@@ -209,9 +209,7 @@ class GradientMonitor(Observer):
         self.release()
 
     @steps_aside
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not self.noise_scale or not self._logs_at(trainer, lightning_step(trainer)):
             return
         if self._micro_batches is None and self._can_tell_noise(trainer, pl_module):
@@ -225,9 +223,7 @@ class GradientMonitor(Observer):
             self._micro_batches.end_backward(loss_scale_of(trainer))
 
     @steps_aside
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         step, index = lightning_step(trainer), trainer.optimizers.index(optimizer)
         if self._logs_at(trainer, step):
             seen = gradient_pass(trainer, optimizer, self, self.norm_type)
@@ -290,11 +286,7 @@ class GradientMonitor(Observer):
     def _compare_direction(self, step: int, index: int, seen: GradientPass) -> Iterator[Section]:
         last = self._directions.get(index)
         parameters = seen.norms.parameters
-        if (
-            last is None
-            or last.step != step - 1
-            or list(map(id, last.parameters)) != list(map(id, parameters))
-        ):
+        if last is None or last.step != step - 1 or list(map(id, last.parameters)) != list(map(id, parameters)):
             return
         now, before = seen.norms.gradients(), last.gradients
         for quantity, pair in {
@@ -344,9 +336,7 @@ class GradientMonitor(Observer):
             if found is not None:
                 yield f"{self.prefix}grad_histogram/{name}", found
 
-    def _report(
-        self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, suffix: str
-    ) -> Report:
+    def _report(self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, suffix: str) -> Report:
         """Add what can only be known after the step."""
         parameters = watched.seen.norms.parameters
         sections = [*watched.sections, *self._after_clipping(trainer, module, watched.seen)]
@@ -359,9 +349,7 @@ class GradientMonitor(Observer):
         layers = [self._name(module, parameter)[1] for parameter in parameters]
         return Report(step, suffix, layers, sections, watched.batch_sizes)
 
-    def _after_clipping(
-        self, trainer: Trainer, module: LightningModule, seen: GradientPass
-    ) -> Iterator[Section]:
+    def _after_clipping(self, trainer: Trainer, module: LightningModule, seen: GradientPass) -> Iterator[Section]:
         """Give the norms after clipping: by arithmetic from those before it where that is possible."""
         norms, factors, measure = seen.norms, seen.factors, seen.rewritten
         limit = trainer.gradient_clip_val
@@ -437,15 +425,9 @@ class GradientMonitor(Observer):
 
     def _publish(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         """Put totals where ``EarlyStopping``, sweeps and the progress bar look."""
-        totals = {
-            key: value
-            for key, value in scalars.items()
-            if "/total" in key or key.endswith("grad_noise/scale")
-        }
+        totals = {key: value for key, value in scalars.items() if "/total" in key or key.endswith("grad_noise/scale")}
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in totals.items()})
         if self.progress_bar:
             start = f"{self.prefix}grad_norm/total"
-            shown = {
-                key.replace("/total", ""): value for key, value in totals.items() if key.startswith(start)
-            }
+            shown = {key.replace("/total", ""): value for key, value in totals.items() if key.startswith(start)}
             trainer.progress_bar_metrics.update(shown)

@@ -35,9 +35,7 @@ class GradientPass:
 _latest: "weakref.WeakKeyDictionary[Optimizer, dict[float, GradientPass]]" = weakref.WeakKeyDictionary()
 
 
-def gradient_pass(
-    trainer: Trainer, optimizer: Optimizer, consumer: Callback, norm_type: float = 2.0
-) -> GradientPass:
+def gradient_pass(trainer: Trainer, optimizer: Optimizer, consumer: Callback, norm_type: float = 2.0) -> GradientPass:
     """Return the pass over the gradients that ``optimizer`` is about to use, made by whoever asks first.
 
     A consumer that asks a second time at the same step gets a new pass: LBFGS evaluates its closure several

@@ -55,9 +55,7 @@ class Report:
             if section.total is not None:
                 self.totals[section.quantity] = next(values)
             if section.per_parameter is not None:
-                self.per_parameter[section.quantity] = [
-                    next(values) for _ in range(len(section.per_parameter))
-                ]
+                self.per_parameter[section.quantity] = [next(values) for _ in range(len(section.per_parameter))]
 
     def scalars(self, norm_type: float, top_k: int | None) -> dict[str, float]:
         """Return what is logged, by key without prefix, after :meth:`read`."""
@@ -99,9 +97,7 @@ class Report:
         cosines = []
         for layers in all_in_one:
             ab, aa, bb = (norm_of_layers(layers, values, 1) for values in products)
-            cosines.append(
-                {layer: ab[layer] / (aa[layer] * bb[layer]) ** 0.5 for layer in ab if aa[layer] * bb[layer]}
-            )
+            cosines.append({layer: ab[layer] / (aa[layer] * bb[layer]) ** 0.5 for layer in ab if aa[layer] * bb[layer]})
         return cosines[0].get(""), cosines[1]
 
 

@@ -58,17 +58,13 @@ class LayerGrouping:
         return name
 
 
-def norm_of_layers(
-    layers: Sequence[str | None], norms: Sequence[float], norm_type: float
-) -> dict[str, float]:
+def norm_of_layers(layers: Sequence[str | None], norms: Sequence[float], norm_type: float) -> dict[str, float]:
     """Return the norm of each layer from those of its parameters: their p-norm again; None is left out."""
     members: dict[str, list[float]] = {}
     for layer, norm in zip(layers, norms, strict=True):
         if layer is not None:
             members.setdefault(layer, []).append(norm)
-    return {
-        layer: found[0] if len(found) == 1 else _join(found, norm_type) for layer, found in members.items()
-    }
+    return {layer: found[0] if len(found) == 1 else _join(found, norm_type) for layer, found in members.items()}
 
 
 def _join(norms: Sequence[float], norm_type: float) -> float:

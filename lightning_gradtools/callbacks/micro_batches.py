@@ -20,9 +20,7 @@ class MicroBatchNorms:
         self.squared: list[Tensor] = []
         self.sizes: list[int] = []
         self._parts: list[Tensor] = []
-        self._handles = [
-            parameter.register_hook(self._look) for parameter in parameters if parameter.requires_grad
-        ]
+        self._handles = [parameter.register_hook(self._look) for parameter in parameters if parameter.requires_grad]
 
     def _look(self, gradient: Tensor) -> None:
         self._parts.append(tensor_norms([gradient])[0])

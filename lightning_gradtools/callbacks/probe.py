@@ -50,9 +50,7 @@ def training_loss(pl_module: LightningModule, batch: Any) -> Tensor:
     """
     name = type(pl_module).__name__
     if not pl_module.automatic_optimization:
-        raise ArgumentError(
-            f"{name}.automatic_optimization=False: its training_step cannot be run for its loss alone"
-        )
+        raise ArgumentError(f"{name}.automatic_optimization=False: its training_step cannot be run for its loss alone")
     output = pl_module.training_step(batch, 0)
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor):

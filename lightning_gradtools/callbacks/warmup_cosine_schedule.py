@@ -126,7 +126,7 @@ class WarmupCosineSchedule(Callback):
                 LRSchedulerConfig(scheduler, interval="step", frequency=sys.maxsize)
             )
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:  # noqa: ARG002
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep what the checkpoint says of the schedulers, to compare with what is now asked."""
         self._loaded = checkpoint.get("lr_schedulers", [])
 
@@ -155,9 +155,7 @@ class WarmupCosineSchedule(Callback):
     def _compare_with_checkpoint(self, trainer: Trainer) -> None:
         """Say where the schedule of the checkpoint and of the arguments differ."""
         loaded, self._loaded = self._loaded, None
-        if (
-            loaded is None or trainer.global_step == 0
-        ):  # Lightning's finder loads its own checkpoint at step 0
+        if loaded is None or trainer.global_step == 0:  # Lightning's finder loads its own checkpoint at step 0
             return
         if len(loaded) < len(self.schedulers):
             rank_zero_warn(
@@ -174,7 +172,7 @@ class WarmupCosineSchedule(Callback):
                 f"rate goes from {planned.factor(step):.4g} to {scheduler.schedule.factor(step):.4g}"
             )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers, which the module may use again."""
         self._release()
 
@@ -220,9 +218,7 @@ class WarmupCosineSchedule(Callback):
         decay = None if self.decay_steps is None else in_steps("decay_steps", self.decay_steps)
         dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if dev_run and self.total_steps is None:
-            total = max(
-                total, warmup + (decay or 0)
-            )  # it tries whether a run works, in steps too few for its lengths
+            total = max(total, warmup + (decay or 0))  # it tries whether a run works, in steps too few for its lengths
         schedule = self._shape(total_steps=total, warmup_steps=warmup, decay_steps=decay)
         relative = self.total_steps is None or isinstance(self.total_steps, float)
         if not relative and not dev_run and run_steps is not None and run_steps != total:
@@ -258,9 +254,7 @@ def _run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | No
     changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
 
     def steps_in_epoch(epoch: int) -> int:
-        window = (
-            changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
-        )
+        window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
         return math.ceil(trainer.num_training_batches / window)
 
     bounds = []

@@ -50,9 +50,7 @@ class WeightInitialization(Callback):
         seed: int | None = None,
     ) -> None:
         self.scheme = one_of("scheme", scheme, SCHEMES)
-        self.embedding_std = (
-            None if embedding_std is None else number("embedding_std", embedding_std, above=0)
-        )
+        self.embedding_std = None if embedding_std is None else number("embedding_std", embedding_std, above=0)
         self.zero_residual = zero_residual
         self.force = force
         self.seed = None if seed is None else integer("seed", seed, at_least=0)
@@ -72,9 +70,7 @@ class WeightInitialization(Callback):
         rank_zero_info(_describe(self.result, factors))
 
     @torch.no_grad()
-    def _initialize(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> tuple[Initialization, dict[str, float]]:
+    def _initialize(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Initialization, dict[str, float]]:
         batch = first_batch(trainer, pl_module)
 
         def run(module: LightningModule) -> None:
@@ -127,7 +123,5 @@ def _describe(result: Initialization, factors: dict[str, float]) -> str:
         lines.append(f"  scaled on a batch by {min(factors.values()):.3g} to {max(factors.values()):.3g}")
     if result.left_alone:
         names = ", ".join(result.left_alone[:4]) + (", …" if len(result.left_alone) > 4 else "")
-        lines.append(
-            f"  {len(result.left_alone)} left alone, as not torch's default ({names}); force=True for all"
-        )
+        lines.append(f"  {len(result.left_alone)} left alone, as not torch's default ({names}); force=True for all")
     return "\n".join(lines)

@@ -7,9 +7,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def planned_curve(
-    steps: Sequence[int], rates: Mapping[str, Sequence[float]], run_steps: int | None
-) -> "Figure":
+def planned_curve(steps: Sequence[int], rates: Mapping[str, Sequence[float]], run_steps: int | None) -> "Figure":
     """Draw learning rates over optimizer steps.
 
     Args:

@@ -53,18 +53,12 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
         if factors.numel():
             smallest.append(factors.min())
     device = parameters[0].device if parameters else None
-    return (
-        torch.stack([each.to(device) for each in smallest]).min()
-        if smallest
-        else torch.ones((), device=device)
-    )
+    return torch.stack([each.to(device) for each in smallest]).min() if smallest else torch.ones((), device=device)
 
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """Return the 2-norm of every unit that this rank holds, in a shape that broadcasts against ``tensor``."""
-    local, placements = (
-        (tensor, ()) if not isinstance(tensor, DTensor) else (local_shard(tensor)[0], tensor.placements)
-    )
+    local, placements = (tensor, ()) if not isinstance(tensor, DTensor) else (local_shard(tensor)[0], tensor.placements)
     dims = tuple(range(1, local.ndim)) if local.ndim > 1 else None
     dtype = torch.float32 if local.dtype in (torch.float16, torch.bfloat16) else None
     norms: Tensor = torch.linalg.vector_norm(local, dim=dims, keepdim=dims is not None, dtype=dtype)

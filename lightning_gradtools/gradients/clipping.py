@@ -30,9 +30,7 @@ def clip_coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
     return (max_norm / (total + _EPS)).clamp_(max=1.0)
 
 
-def clip_by_global_norm_(
-    parameters: Sequence[Tensor], max_norm: float, norm_type: float = 2.0
-) -> GradientNorms:
+def clip_by_global_norm_(parameters: Sequence[Tensor], max_norm: float, norm_type: float = 2.0) -> GradientNorms:
     """Scale the gradients of ``parameters`` so that their total norm is at most ``max_norm``.
 
     Args:

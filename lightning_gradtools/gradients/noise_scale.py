@@ -22,9 +22,7 @@ from dataclasses import dataclass
 DECAY = 0.95  # averages over about 20 observations; the paper says "moving averages" and gives no number
 
 
-def unbiased_terms(
-    small_squared: float, small_batch: int, big_squared: float, big_batch: int
-) -> tuple[float, float]:
+def unbiased_terms(small_squared: float, small_batch: int, big_squared: float, big_batch: int) -> tuple[float, float]:
     """Return the estimates of ‖G‖² and tr Σ from squared gradient norms at two batch sizes.
 
     Args:

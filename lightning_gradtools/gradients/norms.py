@@ -71,9 +71,7 @@ def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Grad
     present = [gradient for gradient in gradients if gradient is not None]
     if len(present) < len(gradients):
         parameters = [
-            parameter
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-            if gradient is not None
+            parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
     per_parameter = tensor_norms(present, norm_type)
     return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type)
@@ -89,9 +87,7 @@ def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
     return torch.linalg.vector_norm(norms, norm_type) if len(norms) else norms.new_zeros(())
 
 
-def tensor_norms(
-    tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: torch.dtype | None = None
-) -> Tensor:
+def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: torch.dtype | None = None) -> Tensor:
     """Return the norm of every tensor as one tensor [n], on the first one's device.
 
     Args:
@@ -120,9 +116,7 @@ def tensor_norms(
         for (index, _), norm in zip(members, found, strict=True):
             norms[index] = norm
     for (mesh, split), indices in sharded.items():
-        whole = _whole_norms(
-            torch.stack([norms[index].double() for index in indices]), norm_type, mesh, split
-        )
+        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, mesh, split)
         for index, norm in zip(indices, whole.to(norms[indices[0]].dtype), strict=True):
             norms[index] = norm
 

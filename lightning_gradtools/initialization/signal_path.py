@@ -74,9 +74,7 @@ class _Signal:
 
     activation: tuple[str, float] = ("none", 1.0)
     end: str | None = None  # the layer that it is the output of, if nothing but _PASSES came after
-    origins: frozenset[str | int] = (
-        frozenset()
-    )  # every layer, and every tensor from outside, that it came through
+    origins: frozenset[str | int] = frozenset()  # every layer, and every tensor from outside, that it came through
 
 
 @dataclass

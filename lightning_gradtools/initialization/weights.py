@@ -167,9 +167,7 @@ def initialize_(
     return Initialization(tuple(done), tuple(left_alone))
 
 
-def _draw_(
-    layer: nn.Module, weight: Tensor, scheme: str, gain: float, generator: torch.Generator | None
-) -> None:
+def _draw_(layer: nn.Module, weight: Tensor, scheme: str, gain: float, generator: torch.Generator | None) -> None:
     fan_in, fan_out = fans(layer)
     if scheme == "he":
         weight.normal_(0, gain / math.sqrt(fan_in), generator=generator)

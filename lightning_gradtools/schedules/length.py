@@ -50,8 +50,7 @@ def steps_in(name: str, length: Length, *, run_steps: int | None, epoch_steps: i
         return round(length * run_steps)
     if epoch_steps is None:
         raise ArgumentError(
-            f"{name}={length!r}: must be an integer (optimizer steps), because this run's epochs have no "
-            "known length"
+            f"{name}={length!r}: must be an integer (optimizer steps), because this run's epochs have no known length"
         )
     match = _EPOCHS.fullmatch(length)
     assert match is not None  # checked above

@@ -71,9 +71,7 @@ class WarmupCosine:
         integer("total_steps", self.total_steps, at_least=1)
         integer("warmup_steps", self.warmup_steps, at_least=0)
         if self.warmup_steps > self.total_steps:
-            raise ArgumentError(
-                f"warmup_steps={self.warmup_steps}: must be at most total_steps={self.total_steps}"
-            )
+            raise ArgumentError(f"warmup_steps={self.warmup_steps}: must be at most total_steps={self.total_steps}")
         number("min_lr_ratio", self.min_lr_ratio, at_least=0, at_most=1)
         if self.warmup_start_factor is not None:
             number("warmup_start_factor", self.warmup_start_factor, at_least=0, at_most=1)

@@ -14,10 +14,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --virtual-time-budget=15000"
-).split()
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=15000"]
 
 
 @contextlib.contextmanager
@@ -58,7 +55,7 @@ def test_the_default_run_shows_each_layer_s_gradient_norm(gradtools_train, tmp_p
             timeout=120,
         ).stdout
         with urllib.request.urlopen(f"{address}/data/plugin/timeseries/tags") as answer:
-            tags = json.load(answer)["scalars"]["tagDescriptions"]["tensorboard"]
+            tags = json.load(answer)["scalars"]["runTagInfo"]["tensorboard"]
     for group in ("grad_norm", "grad_norm_clipped", "clip", "lr-AdamW", "train", "val"):
         assert re.search(rf">\s*{group}\s*<", page), f"no group {group} on the page"
     layers = ("net.layers.0.linear", "net.layers.1.linear", "net.output")

@@ -26,9 +26,7 @@ def trained(*callbacks, data=None, optimizer=torch.optim.AdamW, settings=None, *
 
 
 @pytest.mark.parametrize("limit", [0.1, 1e3])
-@pytest.mark.parametrize(
-    ("ours", "algorithm"), [("max_norm", "norm"), ("clip_value", "value")], ids=["norm", "value"]
-)
+@pytest.mark.parametrize(("ours", "algorithm"), [("max_norm", "norm"), ("clip_value", "value")], ids=["norm", "value"])
 def test_trains_to_the_trainers_own_clipping_bit_by_bit(ours, algorithm, limit):
     limit = limit / 10 if algorithm == "value" else limit
     mine, _ = trained(GradientClipping(**{ours: limit}), GradientMonitor())
@@ -117,9 +115,7 @@ def test_a_skipped_batch_leaves_no_trace(optimizer, settings):
     clipping = GradientClipping(0.5)
     with pytest.warns(UserWarning, match=r"not finite at global step 2: net.0.weight, net.0.bias"):
         seen, _ = trained(clipping, data=data, optimizer=optimizer, settings=settings)
-    never, _ = trained(
-        GradientClipping(0.5), data=data[:2] + data[3:], optimizer=optimizer, settings=settings
-    )
+    never, _ = trained(GradientClipping(0.5), data=data[:2] + data[3:], optimizer=optimizer, settings=settings)
     assert weights(seen).isfinite().all()
     assert torch.equal(weights(seen), weights(never))
     assert clipping.state_dict()["tallies"]["0"]["skipped_steps"] == 1
@@ -135,9 +131,7 @@ def test_zero_is_not_skip_momentum_and_decay_go_on():
 
 
 def test_raise_names_the_step_and_the_layers():
-    with pytest.raises(
-        FloatingPointError, match=r"global step 2: net\.0\.weight.*good one was global step 1"
-    ):
+    with pytest.raises(FloatingPointError, match=r"global step 2: net\.0\.weight.*good one was global step 1"):
         trained(GradientClipping(0.5, on_nonfinite="raise"), data=nan_at(2))
 
 
@@ -150,9 +144,7 @@ def test_too_many_skips_in_a_row_stop_and_name_the_last_good_step():
     clipping = GradientClipping(0.5, max_consecutive_skips=2)
     with (
         pytest.warns(UserWarning, match="is skipped"),
-        pytest.raises(
-            FloatingPointError, match=r"3 steps in a row .*=2\), the last good one was global step 1$"
-        ),
+        pytest.raises(FloatingPointError, match=r"3 steps in a row .*=2\), the last good one was global step 1$"),
     ):
         trained(clipping, data=nan_at(2, 3, 4))
     with pytest.warns(UserWarning, match="is skipped"):
@@ -276,9 +268,7 @@ def test_fused_optimizers_skip_on_the_device(reading_is_dear, optimizer, recwarn
     settings = {"fused": True, "weight_decay": 0.1}
     data, clipping = nan_at(2), GradientClipping(0.1)
     seen, _ = trained(clipping, data=data, optimizer=optimizer, settings=settings)
-    never, _ = trained(
-        GradientClipping(0.1), data=data[:2] + data[3:], optimizer=optimizer, settings=settings
-    )
+    never, _ = trained(GradientClipping(0.1), data=data[:2] + data[3:], optimizer=optimizer, settings=settings)
     assert torch.equal(weights(seen), weights(never))
     tally = clipping.state_dict()["tallies"]["0"]
     assert (tally["skipped_steps"], tally["last_good_step"]) == (1, 5)
@@ -337,9 +327,7 @@ def test_the_module_is_as_before_after_the_fit_and_after_a_failure():
 
 def test_refuses_a_second_clipper_with_the_way_out():
     class Clips(Regression):
-        def configure_gradient_clipping(
-            self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
-        ):
+        def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
             pass
 
     with pytest.raises(ArgumentError, match=r"gradient_clip_val=1.0: must be None .* remove one of them"):

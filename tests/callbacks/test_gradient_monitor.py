@@ -236,9 +236,7 @@ def test_cosine_is_between_successive_steps(every):
 @pytest.mark.parametrize("p", [1, 2])
 def test_noise_scale_from_accumulation_equals_the_formula_by_hand(p):
     data, monitor = batches(8), GradientMonitor(noise_scale=True, norm_type=p)
-    module = Regression(
-        optimizer=torch.optim.SGD, lr=0.0
-    )  # weights stay, so the test can compute all gradients
+    module = Regression(optimizer=torch.optim.SGD, lr=0.0)  # weights stay, so the test can compute all gradients
     fit(module, monitor, data=data, accumulate_grad_batches=3)
 
     def gradient(*some):
@@ -261,9 +259,7 @@ def test_noise_scale_from_accumulation_equals_the_formula_by_hand(p):
     assert values["grad_noise/trace"] == pytest.approx(average(noises), rel=1e-4)
     if average(signals) > 0:
         assert values["grad_noise/scale"] == pytest.approx(average(noises) / average(signals), rel=1e-4)
-    assert "grad_noise/signal" not in monitor.history[2].values, (
-        "the tail window has two of three micro-batches"
-    )
+    assert "grad_noise/signal" not in monitor.history[2].values, "the tail window has two of three micro-batches"
 
 
 def test_noise_scale_says_so_when_there_is_nothing_to_compare():
@@ -313,9 +309,7 @@ def test_everything_at_once_changes_no_bit():
         fit(module, *callbacks, accumulate_grad_batches=2)
         return module.state_dict()
 
-    everything = GradientMonitor(
-        weight_norm=True, update_ratio=True, cosine=True, noise_scale=True, histograms=True
-    )
+    everything = GradientMonitor(weight_norm=True, update_ratio=True, cosine=True, noise_scale=True, histograms=True)
     with_it, without = weights(everything), weights()
     assert everything.failure is None
     assert all(torch.equal(with_it[key], without[key]) for key in without)
@@ -367,9 +361,7 @@ def test_a_failing_monitor_warns_once_by_name_and_steps_aside():
     monitor = Broken()
     module, untouched = Regression(), Regression()
     untouched.load_state_dict(module.state_dict())
-    with pytest.warns(
-        UserWarning, match=r"Broken is off .*: OSError in on_train_batch_end: disk full"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"Broken is off .*: OSError in on_train_batch_end: disk full") as caught:
         fit(module, monitor)
     assert len([warning for warning in caught if "Broken" in str(warning.message)]) == 1
     fit(untouched)

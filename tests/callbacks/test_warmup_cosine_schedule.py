@@ -221,9 +221,7 @@ def test_a_step_whose_gradients_were_dropped_does_not_count_as_it_does_not_for_a
     used, _ = fit(net, schedule, Drop(), Count())
     assert all(adam == ours for adam, ours in seen)
     assert seen[-1] == (17, 17)
-    assert [used[0][k] for k in range(20) if k not in (0, 1, 7)] == curve(
-        WarmupCosine(20, warmup_steps=4), range(17)
-    )
+    assert [used[0][k] for k in range(20) if k not in (0, 1, 7)] == curve(WarmupCosine(20, warmup_steps=4), range(17))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -315,9 +313,7 @@ resuming = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint 
 def test_resuming_at_any_step_continues_exactly(fit, checkpoints):
     folder, used = checkpoints
     for step in random.Random(0).sample(range(1, 30), 20):
-        resumed, _ = fit(
-            Net(), WarmupCosineSchedule(warmup_steps=5), max_epochs=3, ckpt_path=folder / f"{step}.ckpt"
-        )
+        resumed, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), max_epochs=3, ckpt_path=folder / f"{step}.ckpt")
         assert resumed[0] == used[step:], step
 
 
@@ -334,9 +330,7 @@ def test_resuming_two_optimizers_continues_exactly(fit, tmp_path):
 def test_an_extended_run_continues_on_the_longer_curve_and_says_so(fit, checkpoints, caplog, step):
     folder, _ = checkpoints
     with caplog.at_level("INFO"):
-        resumed, _ = fit(
-            Net(), WarmupCosineSchedule(warmup_steps=5), max_epochs=6, ckpt_path=folder / f"{step}.ckpt"
-        )
+        resumed, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), max_epochs=6, ckpt_path=folder / f"{step}.ckpt")
     before, now = WarmupCosine(30, warmup_steps=5), WarmupCosine(60, warmup_steps=5)
     assert resumed[0] == curve(now, range(step, 60))
     assert (
@@ -385,9 +379,7 @@ def test_a_module_with_its_own_scheduler_is_refused_unless_replaced(fit):
     def step_lr(optimizer):
         return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.3)
 
-    with pytest.raises(
-        ArgumentError, match=r"^replace=False: Net\.configure_optimizers .* LinearLR.*replace=True"
-    ):
+    with pytest.raises(ArgumentError, match=r"^replace=False: Net\.configure_optimizers .* LinearLR.*replace=True"):
         fit(Net(scheduler=step_lr), WarmupCosineSchedule(5))
     used, _ = fit(Net(scheduler=step_lr), WarmupCosineSchedule(5, replace=True))
     assert used[0] == curve(WarmupCosine(20, warmup_steps=5), range(20))

@@ -115,7 +115,14 @@ def test_debug_groups(gradtools_train):
 def test_help_is_one_readable_page(gradtools_train, capsys):
     assert gradtools_train("--help") == 0
     page = capsys.readouterr().out
-    for words in ("Usage", "experiment: ", "vanishing_sigmoid", "model: cnn, ", "summary.json", "-m optimizer.lr=0.1,0.01"):
+    for words in (
+        "Usage",
+        "experiment: ",
+        "vanishing_sigmoid",
+        "model: cnn, ",
+        "summary.json",
+        "-m optimizer.lr=0.1,0.01",
+    ):
         assert words in page
     assert max(map(len, page.splitlines())) <= 140
 

@@ -10,9 +10,9 @@ def summary(**metrics):
 
 
 def test_splits_stand_side_by_side_and_other_figures_below(tmp_path):
-    lines = summary(
-        **{"train/loss": 0.5, "val/loss": 0.25, "test/accuracy": 0.875, "grad_norm/total": math.nan}
-    ).text(str(tmp_path))
+    lines = summary(**{"train/loss": 0.5, "val/loss": 0.25, "test/accuracy": 0.875, "grad_norm/total": math.nan}).text(
+        str(tmp_path)
+    )
     rows = {line.split()[0]: line for line in lines.splitlines() if line}
     header = next(line for line in lines.splitlines() if "train" in line and "val" in line and "test" in line)
     assert rows["loss"].index("0.25") + len("0.25") == header.index("val") + len("val")

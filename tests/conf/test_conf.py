@@ -36,9 +36,7 @@ def application(tmp_path):
 
     def run(*overrides):
         with initialize_config_module("lightning_gradtools.conf", version_base="1.3"):
-            cfg = compose(
-                "train", [*overrides, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True
-            )
+            cfg = compose("train", [*overrides, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         return cfg
 

@@ -20,8 +20,7 @@ def test_equals_the_sum_of_products_on_any_mix():
     ]
     first, second = ([make() for make in kinds] for _ in range(2))
     expected = [
-        float((a.to_dense().double() * b.to_dense().double()).sum())
-        for a, b in zip(first, second, strict=True)
+        float((a.to_dense().double() * b.to_dense().double()).sum()) for a, b in zip(first, second, strict=True)
     ]
     assert inner_products(first, second).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert len(inner_products([], [])) == 0

@@ -61,9 +61,7 @@ def whole_weights(module: torch.nn.Module) -> torch.Tensor:
     return torch.cat([part.detach().reshape(-1) for part in parts])
 
 
-def train(
-    module_type: type[Regression], *callbacks: Any, poison: int | None = None, **settings: Any
-) -> torch.Tensor:
+def train(module_type: type[Regression], *callbacks: Any, poison: int | None = None, **settings: Any) -> torch.Tensor:
     """Return the weights after four batches of 8, halved between ranks of DDP; sample ``poison`` is NaN."""
     torch.manual_seed(0)
     module = module_type(optimizer=torch.optim.SGD, momentum=0.9, lr=0.1)

@@ -76,9 +76,7 @@ def test_stds_are_the_formulas():
     xavier = initialize_(net, path, scheme="xavier", force=True).layers
     expected = [(2 / 700) ** 0.5, (2 * 2 / 800) ** 0.5]
     assert [layer.std_after for layer in xavier] == pytest.approx(expected, rel=0.02)
-    assert [(layer.reads, layer.std_before) for layer in xavier] == [
-        (layer.reads, layer.std_after) for layer in he
-    ]
+    assert [(layer.reads, layer.std_before) for layer in xavier] == [(layer.reads, layer.std_after) for layer in he]
     initialize_(net, path, scheme="orthogonal", force=True)
     torch.testing.assert_close(net[0].weight @ net[0].weight.T, torch.eye(300), atol=1e-5, rtol=0)
     assert not net[0].bias.any()
@@ -113,9 +111,7 @@ def test_lsuv_gives_every_output_variance_one_in_one_pass_whatever_the_weights_w
     assert set(factors) == {"0", "2"}
     first = net[0](data)
     second = net[2](net[1](first))
-    assert [first.std(correction=0).item(), second.std(correction=0).item()] == pytest.approx(
-        [1, 1], rel=1e-5
-    )
+    assert [first.std(correction=0).item(), second.std(correction=0).item()] == pytest.approx([1, 1], rel=1e-5)
 
 
 class Language(nn.Module):
@@ -170,9 +166,7 @@ def test_default_weights_are_known_for_any_seed(make):
         assert is_torch_default(make()), seed
 
 
-@pytest.mark.parametrize(
-    "make", [make for make in DEFAULTS if make().weight.numel() > 40 or hasattr(make(), "eps")]
-)
+@pytest.mark.parametrize("make", [make for make in DEFAULTS if make().weight.numel() > 40 or hasattr(make(), "eps")])
 def test_weights_that_moved_are_known(make):
     torch.manual_seed(0)
     layer = make()

@@ -13,9 +13,7 @@ from lightning_gradtools.schedules import WarmupCosine, WarmupCosineLR
 
 
 def optimizer_with(*learning_rates: float, lr: float = 0.1) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (learning_rates or (lr,))
-    ]
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (learning_rates or (lr,))]
     return torch.optim.SGD(groups, lr=lr)
 
 
@@ -40,11 +38,7 @@ def reference(s: WarmupCosine, k: int) -> float:
     if k >= s.total_steps:
         return s.min_lr_ratio
     if k < s.warmup_steps:
-        start = (
-            Fraction(1, s.warmup_steps + 1)
-            if s.warmup_start_factor is None
-            else Fraction(s.warmup_start_factor)
-        )
+        start = Fraction(1, s.warmup_steps + 1) if s.warmup_start_factor is None else Fraction(s.warmup_start_factor)
         return float(start + (1 - start) * Fraction(k, s.warmup_steps))
     length = s.total_steps - s.warmup_steps if s.decay_steps is None else s.decay_steps
     into = k - (s.total_steps - length)
@@ -133,9 +127,7 @@ def test_edges_by_hand(schedule, expected):
 def test_equals_torch_where_torch_has_the_same_schedule():
     warmup, total, lr, floor = 10, 50, 0.3, 0.03
     ours, theirs = optimizer_with(lr), optimizer_with(lr)
-    schedule = WarmupCosine(
-        total, warmup_steps=warmup, min_lr_ratio=floor / lr, warmup_start_factor=0.2, num_cycles=1
-    )
+    schedule = WarmupCosine(total, warmup_steps=warmup, min_lr_ratio=floor / lr, warmup_start_factor=0.2, num_cycles=1)
     scheduler = WarmupCosineLR(ours, schedule)
     climb = LinearLR(theirs, start_factor=0.2, total_iters=warmup)
     fall = CosineAnnealingLR(theirs, T_max=total - warmup, eta_min=floor)

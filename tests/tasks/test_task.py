@@ -102,9 +102,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(trainer, tmp_path, saved_
         return task, batches.seen
 
     unbroken, every_batch = fit()
-    assert (
-        len({str(batch) for batch in every_batch}) == len(every_batch) == 27
-    )  # each epoch has its own order
+    assert len({str(batch) for batch in every_batch}) == len(every_batch) == 27  # each epoch has its own order
     resumed, last_batches = fit(tmp_path / "saved.ckpt")
     assert last_batches == every_batch[saved_after:]
     for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):

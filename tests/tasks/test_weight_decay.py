@@ -24,10 +24,7 @@ def names(network, group):
         (CNN(channels=(2, 3)), {"layers.0.conv.weight", "layers.1.conv.weight", "output.weight"}),
         (
             GPT(9, 8, depth=1, width=8, heads=1),
-            {
-                f"blocks.0.{n}.weight"
-                for n in ("attention.qkv", "attention.output", "mlp.expand", "mlp.contract")
-            },
+            {f"blocks.0.{n}.weight" for n in ("attention.qkv", "attention.output", "mlp.expand", "mlp.contract")},
         ),
         (nn.Sequential(nn.LayerNorm((3, 4)), nn.Flatten(), nn.Linear(12, 2)), {"2.weight"}),
     ],
@@ -45,15 +42,11 @@ def test_the_optimizer_gets_the_factorys_decay_on_the_first_group_only():
     factory = partial(AdamW, lr=0.1, weight_decay=0.3)
     optimizer = factory(weight_decay_groups(MLP(4, 2), factory))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
-    torch_default = [
-        group["weight_decay"] for group in AdamW(weight_decay_groups(MLP(4, 2), AdamW)).param_groups
-    ]
+    torch_default = [group["weight_decay"] for group in AdamW(weight_decay_groups(MLP(4, 2), AdamW)).param_groups]
     assert torch_default == [0.01, 0.0]
 
 
-@pytest.mark.parametrize(
-    "factory", [SGD, Adam, LBFGS, partial(AdamW, weight_decay=0), lambda p: SGD(p, lr=1)]
-)
+@pytest.mark.parametrize("factory", [SGD, Adam, LBFGS, partial(AdamW, weight_decay=0), lambda p: SGD(p, lr=1)])
 def test_without_decay_there_is_one_plain_list(factory):
     network = MLP(4, 2)
     network.output.bias.requires_grad_(False)

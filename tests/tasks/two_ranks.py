@@ -91,9 +91,7 @@ def text(strategy):
     torch.manual_seed(0)
     sharded = Sharded()
     trainer = make_trainer(strategy, max_steps=12, val_check_interval=12, callbacks=[sharded])
-    task = LanguageModel(
-        GPT(98, 16, depth=2, width=16, heads=2), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
-    )
+    task = LanguageModel(GPT(98, 16, depth=2, width=16, heads=2), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1))
     trainer.fit(task, datamodule=TextData(context_length=16, max_chars=12_000, batch_size=8))
     trainer.test(task, datamodule=TextData(context_length=16, max_chars=12_000, batch_size=8), verbose=False)
     return {

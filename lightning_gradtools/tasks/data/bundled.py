@@ -14,7 +14,5 @@ def load_bundled(name: str, **arguments: Any) -> Any:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ArgumentError(
-            f"the {name} data needs scikit-learn: pip install 'lightning-gradtools[cli]'"
-        ) from error
+        raise ArgumentError(f"the {name} data needs scikit-learn: pip install 'lightning-gradtools[cli]'") from error
     return getattr(datasets, f"load_{name}")(**arguments)

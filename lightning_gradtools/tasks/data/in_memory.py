@@ -35,9 +35,7 @@ class InMemoryDataModule(LightningDataModule):
         ArgumentError: if a number is out of its range, or the fractions do not sum to 1.
     """
 
-    def __init__(
-        self, batch_size: int, fractions: Sequence[float], seed: int = 0, num_workers: int = 0
-    ) -> None:
+    def __init__(self, batch_size: int, fractions: Sequence[float], seed: int = 0, num_workers: int = 0) -> None:
         super().__init__()
         self.batch_size = integer("batch_size", batch_size, at_least=1)
         self.seed = integer("seed", seed, at_least=0)
@@ -70,9 +68,7 @@ class InMemoryDataModule(LightningDataModule):
         sizes = [total - val - test, val, test]
         for name, size in zip(Splits._fields, sizes, strict=True):
             if size < 1:
-                raise ArgumentError(
-                    f"fractions={self.fractions}: the {name} split of {total} samples is empty"
-                )
+                raise ArgumentError(f"fractions={self.fractions}: the {name} split of {total} samples is empty")
         return sizes
 
     def setup(self, stage: str) -> None:  # noqa: ARG002

@@ -112,8 +112,7 @@ class TabularData(InMemoryDataModule):
 def _column(table: dict[str, Tensor], argument: str, name: str) -> Tensor:
     if name not in table:
         raise ArgumentError(
-            f"{argument}: there is no column {name!r}{suggest(str(name), table)}; "
-            f"there are {', '.join(table)}"
+            f"{argument}: there is no column {name!r}{suggest(str(name), table)}; there are {', '.join(table)}"
         )
     return table[name]
 

@@ -59,9 +59,7 @@ class CNN(nn.Module):
         if not isinstance(channels, Sequence) or not channels:
             raise ArgumentError(f"channels={channels!r}: must list each layer's output channels")
         sizes = [in_channels, *(integer("channels", size, at_least=1) for size in channels)]
-        self.layers = nn.ModuleList(
-            ConvolutionalLayer(before, after, activation) for before, after in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(ConvolutionalLayer(before, after, activation) for before, after in pairwise(sizes))
         self.pool = nn.MaxPool2d(2)
         self.output = nn.Linear(sizes[-1], out_features)
         initialize_(self, init, init_scale)

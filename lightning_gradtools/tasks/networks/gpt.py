@@ -25,9 +25,7 @@ class CausalSelfAttention(nn.Module):
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width / heads)
-        y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
         out: Tensor = self.output(y.transpose(1, 2).reshape(batch, time, width))
         return out
 
@@ -137,9 +135,7 @@ class GPT(nn.Module):
         for name, layer in self.named_modules():
             if isinstance(layer, (nn.Linear, nn.Embedding)):
                 writes_to_residual_stream = name.endswith((".attention.output", ".mlp.contract"))
-                layer.weight.normal_(
-                    0.0, std / math.sqrt(2 * len(self.blocks)) if writes_to_residual_stream else std
-                )
+                layer.weight.normal_(0.0, std / math.sqrt(2 * len(self.blocks)) if writes_to_residual_stream else std)
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 layer.bias.zero_()
 

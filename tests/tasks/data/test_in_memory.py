@@ -27,9 +27,7 @@ def test_bad_arguments(data, bad, message):
 @pytest.mark.parametrize(("data", "size"), [(DigitsData, 1259), (TabularData, 266), (TextData, 7031)])
 def test_a_batch_larger_than_the_training_set(data, size):
     data(batch_size=size).setup("fit")
-    with pytest.raises(
-        ArgumentError, match=f"^batch_size={size + 1}: must be at most {size}, the size of the"
-    ):
+    with pytest.raises(ArgumentError, match=f"^batch_size={size + 1}: must be at most {size}, the size of the"):
         data(batch_size=size + 1).setup("fit")
 
 

@@ -46,8 +46,6 @@ def test_training_batches_are_shuffled_and_of_one_size(dataset):
 
 def test_ranks_share_the_samples_out(dataset):
     seen = [
-        index
-        for rank in range(2)
-        for index in DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=True)
+        index for rank in range(2) for index in DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=True)
     ]
     assert len(set(seen)) == len(seen) == 22

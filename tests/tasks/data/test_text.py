@@ -67,9 +67,7 @@ def test_a_million_characters_load_in_a_moment():
 
 
 def test_bad_arguments(monkeypatch):
-    with pytest.raises(
-        ArgumentError, match=r"^context_length=50: must be below 50, the characters in the val"
-    ):
+    with pytest.raises(ArgumentError, match=r"^context_length=50: must be below 50, the characters in the val"):
         TextData(context_length=50, max_chars=1000).setup("fit")
     TextData(context_length=49, max_chars=1000, batch_size=1).setup("fit")
     with pytest.raises(ArgumentError, match=r"^stride=0: must be an integer >= 1"):

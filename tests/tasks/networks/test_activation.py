@@ -23,7 +23,5 @@ def test_identity_and_a_fresh_module_each_time():
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(
-        ArgumentError, match=r"^activation='rleu': must be one of relu, .*did you mean 'relu'"
-    ):
+    with pytest.raises(ArgumentError, match=r"^activation='rleu': must be one of relu, .*did you mean 'relu'"):
         make_activation("rleu")
