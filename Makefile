@@ -5,9 +5,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Bytecode is compiled when a module is first imported, not for all of torch at install.
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+WORKERS ?= 2
 # One thread a worker: two workers with two threads each on two cores are slower than one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
-WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help train test check test-slow format clean
