@@ -71,8 +71,10 @@ def test_the_installed_wheel_runs_every_experiment(wheel, tmp_path):
         [python, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert str(tmp_path / "venv") in origin.stdout
-    brief = ["+trainer.limit_train_batches=4", "+trainer.limit_val_batches=2", "+trainer.limit_test_batches=2"]
-    brief = [word.lstrip("+") for word in brief] + ["trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
+    brief = [
+        *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=2"),
+        *("trainer.limit_test_batches=2", "trainer.val_check_interval=null", "trainer.log_every_n_steps=1"),
+    ]
     command = [tmp_path / "venv" / "bin" / "gradtools-train", "-m", f"experiment={','.join(EXPERIMENTS)}", *brief]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -343,7 +343,7 @@ def test_refuses_a_second_clipper_with_the_way_out():
     [
         ({}, "give one of max_norm, clip_value.*; got none"),
         ({"max_norm": 1, "clip_value": 1}, "got max_norm=1, clip_value=1"),
-        ({"max_norm": 0}, "max_norm=0: must be a finite number and > 0"),
+        ({"max_norm": 0}, "max_norm=0: must be a finite number > 0"),
         ({"max_norm": 1, "norm_type": "l2"}, "norm_type='l2': must be 1, 2 or 'inf'"),
         ({"max_norm": 1, "on_nonfinite": "skp"}, r"on_nonfinite='skp'.*did you mean 'skip'"),
         ({"max_norm": 1, "exclude": "("}, "exclude="),

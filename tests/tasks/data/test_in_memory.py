@@ -16,7 +16,7 @@ DATA = [DigitsData, TabularData, TextData]
         ({"fractions": (0.5, 0.2, 0.2)}, r"fractions=\[0.5, 0.2, 0.2\]: must sum to 1"),
         ({"fractions": (0.5, 0.5)}, r"fractions=\(0.5, 0.5\): must be three shares: train, val and test"),
         ({"fractions": 0.8}, "fractions=0.8: must be three shares"),
-        ({"fractions": (1, 0, 0)}, "fractions=1: must be a finite number and > 0 and < 1"),
+        ({"fractions": (1, 0, 0)}, "fractions=1: must be a finite number > 0 and < 1"),
     ],
 )
 def test_bad_arguments(data, bad, message):

@@ -99,7 +99,7 @@ def test_it_compiles_to_one_graph(gpt):
         ({"heads": 3}, "heads=3: must divide width=128"),
         ({"vocab_size": 0}, "vocab_size=0: must be an integer >= 1"),
         ({"depth": 0}, "depth=0: must be an integer >= 1"),
-        ({"dropout": 1}, "dropout=1: must be a finite number and >= 0 and < 1"),
+        ({"dropout": 1}, "dropout=1: must be a finite number >= 0 and < 1"),
         ({"mlp_ratio": 0.001}, "mlp_ratio=0.001: leaves no hidden unit"),
         ({"activation": "gleu"}, "activation='gleu': .*did you mean"),
         ({"init_std": -1}, "init_std=-1: must be"),

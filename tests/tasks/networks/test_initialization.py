@@ -61,5 +61,5 @@ def test_scale_multiplies_the_weights(name):
 def test_bad_arguments():
     with pytest.raises(ArgumentError, match=r"^init='hee': must be one of default, he, .*did you mean 'he'"):
         initialized("hee")
-    with pytest.raises(ArgumentError, match=r"^init_scale=-1: must be a finite number and >= 0"):
+    with pytest.raises(ArgumentError, match=r"^init_scale=-1: must be a finite number >= 0"):
         initialized("he", scale=-1)
