@@ -6,10 +6,10 @@
 
 Rows are ways to clip (all but "bare" do) and to watch; columns are models (M1: 50 x Linear(64, 64) + ReLU,
 100 tensors, bound by overhead; M2: a GPT of 2.7M parameters, 76 tensors; M3: a small ResNet, 47 tensors) with
-AdamW as torch runs it by default and fused. Every round trains each row for a block of steps, in an order
-that rotates; a row's figure is the median over rounds of its block's median step time divided by that of
-"Trainer clip" in the same round. "Trainer clip again" is the same thing measured twice: how far it is from 1
-is the noise.
+AdamW as torch runs it by default and fused. Every row has a Trainer of its own, all in one process; they take
+turns of a few steps, in an order that rotates. A row's figure is the median over rounds of its turn's median
+step time divided by that of "Trainer clip" in the same round. "Trainer clip again" is the same thing measured
+twice: how far it is from 1 is the noise.
 
 The threshold is so low that every step is clipped, which is the dearer case for ours: where clipping is not
 needed and the host can know it at no cost, ours spares the multiplication, and the Trainer does not.
@@ -23,6 +23,7 @@ import logging
 import platform
 import statistics
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -41,7 +42,8 @@ from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 from lightning_gradtools.tasks.networks.gpt import GPT
 
 MAX_NORM = 1e-3
-WARM_UP = 3  # steps at the start of each block that are not timed
+TURN = 6  # steps that a row takes before it is the next one's turn
+WARM_UP = 3  # steps not counted in host synchronisations
 
 
 def mlp() -> tuple[nn.Module, Tensor, Tensor]:
@@ -85,11 +87,7 @@ def resnet() -> tuple[nn.Module, Tensor, Tensor]:
     return net, torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
 
 
-MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor, Tensor]], int]] = {
-    "M1": (mlp, 40),  # model, timed steps in a block
-    "M2": (gpt, 8),
-    "M3": (resnet, 10),
-}
+MODELS = {"M1": mlp, "M2": gpt, "M3": resnet}
 
 
 class Task(LightningModule):
@@ -98,7 +96,7 @@ class Task(LightningModule):
     def __init__(self, model: str, fused: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net, self.x, self.y = MODELS[model][0]()
+        self.net, self.x, self.y = MODELS[model]()
         self.fused = fused
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -145,20 +143,31 @@ class ComposerLike(Callback):
         trainer.logger.log_metrics(scalars, trainer.global_step)
 
 
-class Stopwatch(Callback):
-    """Times steps from one batch's start to the next one's."""
+class Turnstile(Callback):
+    """Holds a Trainer, which runs in a thread of its own, between two batches, and lets it through for its turn."""
 
     def __init__(self, device: str) -> None:
         self.synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+        self.go, self.arrived = threading.Semaphore(0), threading.Semaphore(0)
         self.ticks: list[float] = []
+        self.steps_left = 0
 
     def on_train_batch_start(self, *args: Any) -> None:
         self.synchronize()
-        self.ticks.append(time.perf_counter())
+        now = time.perf_counter()
+        self.ticks.append(now)
+        if self.steps_left == 0:
+            self.arrived.release()
+            self.go.acquire()
+            self.ticks = [time.perf_counter()]
+        self.steps_left -= 1
 
-    def step_time(self) -> float:
-        steps = [after - before for before, after in itertools.pairwise(self.ticks)]
-        return statistics.median(steps[WARM_UP:])
+    def turn(self, steps: int) -> list[float]:
+        """Let ``steps`` steps happen and return the seconds each took."""
+        self.steps_left = steps
+        self.go.release()
+        self.arrived.acquire()
+        return [after - before for before, after in itertools.pairwise(self.ticks)]
 
 
 TRAINER_CLIP = "Trainer clip"
@@ -198,14 +207,28 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
 
 def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
     """Return for every row its step times, one per round, in seconds."""
-    tasks = {row: Task(model, fused) for row in rows}
+    turnstiles = {row: Turnstile(device) for row in rows}
+    steps = rounds * TURN + 1
+    threads = [
+        threading.Thread(target=train, args=(Task(model, fused), row, steps, device, folder, turnstile))
+        for row, turnstile in turnstiles.items()
+    ]
+    for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
+        thread.start()
+        turnstile.arrived.acquire()
     times: dict[str, list[float]] = {row: [] for row in rows}
-    for turn in range(rounds):
-        for row in rows[turn % len(rows) :] + rows[: turn % len(rows)]:
-            stopwatch = Stopwatch(device)
-            train(tasks[row], row, MODELS[model][1] + WARM_UP + 1, device, folder, stopwatch)
-            times[row].append(stopwatch.step_time())
-    return times
+    for number in range(rounds):
+        start = number % len(rows)
+        for row in rows[start:] + rows[:start]:
+            seconds = turnstiles[row].turn(TURN)
+            times[row].append(
+                statistics.median(seconds[1:])
+            )  # the first finds the caches full of others' data
+    for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
+        turnstile.steps_left = 2
+        turnstile.go.release()
+        thread.join()
+    return {row: found[2:] for row, found in times.items()}  # the first rounds warm up
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -288,14 +311,14 @@ def table(results: dict[str, dict[str, dict[str, Any]]], rows: list[str], key: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--rounds", type=int, help="blocks per row (default 24, quick 4)")
+    parser.add_argument("--rounds", type=int, help="turns per row (default 60, quick 12)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--optimizers", nargs="+", choices=["default", "fused"], default=["default", "fused"])
     parser.add_argument("--rows", nargs="+", help="only rows with one of these words in their name")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="also write everything, every round included, here")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (4 if arguments.quick else 24)
+    rounds = arguments.rounds or (12 if arguments.quick else 60)
     rows = [
         row
         for row in ROWS
@@ -316,7 +339,7 @@ def main() -> None:
             results[column] = {row: {**found, **held[row]} for row, found in summary(times[column]).items()}
 
     print(f"torch {torch.__version__}, {platform.machine()}, {arguments.device}, 1 thread")
-    print(f"step time / that of {TRAINER_CLIP!r}, median of {rounds} paired blocks")
+    print(f"step time / that of {TRAINER_CLIP!r}, median of {rounds} paired turns")
     print(table(results, rows, "ratio", "{:.3f}"))
     print("\nits quartiles")
     print(table(results, rows, "quartile_low", "{:.3f}"))

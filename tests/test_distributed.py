@@ -34,6 +34,19 @@ def test_weights_are_the_same_bit_by_bit_without_the_monitor(ranks, strategy, p)
         assert torch.equal(rank[strategy][f"weights watched, p={p}"], rank[strategy]["weights"])
 
 
+def test_everything_else_the_monitor_measures_equals_the_single_process(ranks, single, strategy):
+    for rank in ranks:
+        for found, expected in zip(rank[strategy]["everything"], single["everything"], strict=True):
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_noise_scale_from_ranks_equals_that_from_accumulation(ranks, single):
+    assert "grad_noise/signal" in single["noise"][-1]
+    for rank in ranks:
+        for found, expected in zip(rank["DDP"]["noise"], single["noise"], strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("method", gradient_cases.CLIPPING)
 def test_clipping_equals_the_single_process(ranks, single, strategy, method):
     expected_weights, expected_norms = single[f"clipped by {method}"]

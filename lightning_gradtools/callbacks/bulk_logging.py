@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -57,7 +58,17 @@ def _summary_writer(logger: Logger) -> Any:
 def _summary(scalars: Mapping[str, float]) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
+    summary = Summary()
+    add = summary.value.add  # four times as fast as a list of `Summary.Value`
+    for tag, value in scalars.items():
+        add(tag=tag, simple_value=value)
+    return summary
+
+
+def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:
+    """Put ``scalars`` into ``trainer.callback_metrics``, for ``EarlyStopping``, ``ModelCheckpoint`` and sweeps."""
+    values = torch.tensor(list(scalars.values())).unbind()
+    trainer.callback_metrics.update(zip(scalars, values, strict=True))
 
 
 def lightning_step(trainer: Trainer) -> int:

@@ -181,7 +181,10 @@ class GradientClipping(Callback):
         coefficient = clip_coefficient(total, threshold if limit is None else limit)
         # Where reading costs nothing, a step that needs no clipping is spared the multiplication by 1.
         if not _is_free_to_read(coefficient) or coefficient.item() < 1:
-            scale_([parameter.grad for parameter in parameters if parameter.grad is not None], coefficient)
+            if members is None:
+                scale_(norms.gradients(), coefficient, norms.plain)
+            else:
+                scale_([each.grad for each in parameters if each.grad is not None], coefficient)
         if members is None:
             seen.factors = coefficient
         else:

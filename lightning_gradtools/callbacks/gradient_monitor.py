@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradtools.arguments import integer
-from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_histograms, log_scalars
+from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_histograms, log_scalars, publish
 from lightning_gradtools.callbacks.gradient_pass import (
     GradientPass,
     gradient_pass,
@@ -24,8 +24,8 @@ from lightning_gradtools.callbacks.gradient_pass import (
     optimizer_parameters,
     parameter_names,
 )
-from lightning_gradtools.callbacks.gradient_report import Report, Section, bring_to_host
-from lightning_gradtools.callbacks.layers import LayerGrouping, Patterns
+from lightning_gradtools.callbacks.gradient_report import Keys, Report, Section, bring_to_host
+from lightning_gradtools.callbacks.layers import LayerGrouping, LayerTable, Patterns
 from lightning_gradtools.callbacks.micro_batches import MicroBatchNorms
 from lightning_gradtools.callbacks.norm_type import norm_type_of
 from lightning_gradtools.callbacks.observer import Observer, logs_at, steps_aside
@@ -175,6 +175,7 @@ class GradientMonitor(Observer):
         self.history: deque[GradientRecord] = deque(maxlen=integer("history_size", history_size, at_least=0))
         self._grouping = LayerGrouping(group_by, include, exclude)
         self._names: dict[int, tuple[str, str | None]] = {}  # name and layer of a parameter, by its id
+        self._tables: dict[int, tuple[list[int], LayerTable, Keys]] = {}  # with ids, by the optimizer's index
         self._watched: dict[int, _Watched] = {}  # by the optimizer's index
         self._directions: dict[int, _Direction] = {}
         self._new_directions: dict[int, _Direction] = {}
@@ -205,6 +206,7 @@ class GradientMonitor(Observer):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.failure = None
         self._names.clear()
+        self._tables.clear()
         self._told_no_noise = False
         self.release()
 
@@ -254,11 +256,8 @@ class GradientMonitor(Observer):
         if not self._watched:
             return
         step = lightning_step(trainer)
-        several = len(trainer.optimizers) > 1
         for index, watched in self._watched.items():
-            self._pending.append(
-                self._report(trainer, pl_module, watched, step, f"/optimizer_{index}" if several else "")
-            )
+            self._pending.append(self._report(trainer, pl_module, watched, step, index))
             log_histograms(trainer, watched.histograms, step)
         self._watched.clear()
         self._stop_watching_micro_batches()
@@ -336,7 +335,9 @@ class GradientMonitor(Observer):
             if found is not None:
                 yield f"{self.prefix}grad_histogram/{name}", found
 
-    def _report(self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, suffix: str) -> Report:
+    def _report(
+        self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, index: int
+    ) -> Report:
         """Add what can only be known after the step."""
         parameters = watched.seen.norms.parameters
         sections = [*watched.sections, *self._after_clipping(trainer, module, watched.seen)]
@@ -346,8 +347,20 @@ class GradientMonitor(Observer):
             for before, parameter in zip(old, parameters, strict=True):
                 before.sub_(parameter.detach())  # in place: the copy is not needed any more
             sections.append(self._norms("update_norm", old))
-        layers = [self._name(module, parameter)[1] for parameter in parameters]
-        return Report(step, suffix, layers, sections, watched.batch_sizes)
+        table, keys = self._layers(trainer, module, parameters, index)
+        return Report(step, table, keys, sections, watched.batch_sizes)
+
+    def _layers(
+        self, trainer: Trainer, module: LightningModule, parameters: Sequence[Tensor], index: int
+    ) -> tuple[LayerTable, Keys]:
+        """Return the layers of ``parameters`` and their keys, which are the same step after step as a rule."""
+        ids = list(map(id, parameters))
+        known = self._tables.get(index)
+        if known is None or known[0] != ids:
+            table = LayerTable([self._name(module, parameter)[1] for parameter in parameters])
+            suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
+            known = self._tables[index] = ids, table, Keys(table.names, self.prefix, suffix)
+        return known[1], known[2]
 
     def _after_clipping(self, trainer: Trainer, module: LightningModule, seen: GradientPass) -> Iterator[Section]:
         """Give the norms after clipping: by arithmetic from those before it where that is possible."""
@@ -393,17 +406,14 @@ class GradientMonitor(Observer):
         bring_to_host(reports)
         logged: dict[int, dict[str, float]] = {}
         for report in reports:
-            logged.setdefault(report.step, {}).update(
-                (self.prefix + key, value)
-                for key, value in {
-                    **report.scalars(self.norm_type, self.top_k),
-                    **self._running_scalars(report),
-                }.items()
-            )
+            scalars = logged.setdefault(report.step, {})
+            scalars.update(report.scalars(self.norm_type, self.top_k))
+            scalars.update((self.prefix + key, value) for key, value in self._running_scalars(report).items())
         for step, scalars in logged.items():
             self.history.append(GradientRecord(step, scalars))
+            if step == reports[-1].step:
+                self._publish(trainer, scalars)
             log_scalars(trainer, scalars, step)
-        self._publish(trainer, scalars)
 
     def _running_scalars(self, report: Report) -> dict[str, float]:
         """Return the values that depend on the steps before."""
@@ -425,8 +435,12 @@ class GradientMonitor(Observer):
 
     def _publish(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         """Put totals where ``EarlyStopping``, sweeps and the progress bar look."""
-        totals = {key: value for key, value in scalars.items() if "/total" in key or key.endswith("grad_noise/scale")}
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in totals.items()})
+        totals = {
+            key: value
+            for key, value in scalars.items()
+            if "/total" in key or key.endswith("grad_noise/scale")
+        }
+        publish(trainer, totals)
         if self.progress_bar:
             start = f"{self.prefix}grad_norm/total"
             shown = {key.replace("/total", ""): value for key, value in totals.items() if key.startswith(start)}

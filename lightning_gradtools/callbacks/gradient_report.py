@@ -1,12 +1,13 @@
 """From the numbers of one logged step, still on the device, to what is logged: names, layers, ratios."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lightning_gradtools.callbacks.layers import largest, norm_of_layers
+from lightning_gradtools.callbacks.layers import LayerTable, largest
 
 
 @dataclass(frozen=True)
@@ -35,75 +36,113 @@ class Report:
 
     Attributes:
         step: Lightning's logging step.
-        suffix: what ends every key, to tell optimizers apart.
-        layers: the layer of each parameter, None for those not reported.
+        table: the layers of the parameters.
+        keys: makes the keys of a quantity's total and of its layers.
         sections: the quantities, each once.
         batch_sizes: samples of the small and of the big batch, where the noise scale was measured.
+        totals: after :func:`bring_to_host`, the totals by quantity.
+        per_parameter: after :func:`bring_to_host`, the values of the parameters by quantity.
     """
 
     step: int
-    suffix: str
-    layers: list[str | None]
+    table: LayerTable
+    keys: "Keys"
     sections: list[Section]
     batch_sizes: tuple[int, int] | None = None
     totals: dict[str, float] = field(default_factory=dict)
     per_parameter: dict[str, list[float]] = field(default_factory=dict)
 
-    def read(self, values: Iterator[float]) -> None:
-        """Take the numbers of all sections from ``values``, in which they stand in order."""
+    def read(self, values: list[float], start: int) -> int:
+        """Take the numbers of all sections from ``values`` at ``start``; return where they end."""
         for section in self.sections:
             if section.total is not None:
-                self.totals[section.quantity] = next(values)
+                self.totals[section.quantity] = values[start]
+                start += 1
             if section.per_parameter is not None:
-                self.per_parameter[section.quantity] = [next(values) for _ in range(len(section.per_parameter))]
+                end = start + len(section.per_parameter)
+                self.per_parameter[section.quantity] = values[start:end]
+                start = end
+        return start
 
     def scalars(self, norm_type: float, top_k: int | None) -> dict[str, float]:
-        """Return what is logged, by key without prefix, after :meth:`read`."""
-        everything = norm_of_layers(self.layers, self.per_parameter["grad_norm"], norm_type)
-        shown = set(largest(everything, top_k))
+        """Return what is logged, by key."""
+        shown = None
+        if top_k is not None:
+            shown = largest(self.table.norms(self.per_parameter["grad_norm"], norm_type), top_k)
         logged: dict[str, float] = {}
-
-        def put(quantity: str, total: float | None, layers: dict[str, float]) -> None:
-            if total is not None:
-                logged[f"{quantity}/total{self.suffix}"] = total
-            for layer, value in layers.items():
-                if layer in shown:
-                    logged[f"{quantity}/{layer}{self.suffix}"] = value
-
-        put("grad_norm", self.totals["grad_norm"], everything)
-        for quantity in ("grad_norm_clipped", "weight_norm"):
+        for quantity in ("grad_norm", "grad_norm_clipped", "weight_norm"):
             if quantity in self.totals:
-                put(quantity, self.totals[quantity], self._layers(quantity, norm_type))
+                self._put(logged, quantity, self.totals[quantity], self._layers(quantity, norm_type), shown)
         if "update_norm" in self.totals:
-            put("update_ratio", *self._ratio("update_norm", "old_weight_norm", norm_type))
+            upper, lower = (self._layers(each, norm_type) for each in ("update_norm", "old_weight_norm"))
+            ratios = [_quotient(a, b) for a, b in zip(upper, lower, strict=True)]
+            total = _quotient(self.totals["update_norm"], self.totals["old_weight_norm"])
+            self._put(logged, "update_ratio", total, ratios, shown)
         if "inner_product" in self.per_parameter:
-            put("grad_cosine", *self._cosine())
+            products = [self.per_parameter[each] for each in ("inner_product", "square_now", "square_before")]
+            cosines = [_cosine(*each) for each in zip(*map(self.table.sums, products), strict=True)]
+            self._put(logged, "grad_cosine", _cosine(*map(math.fsum, products)), cosines, shown)
         return logged
 
-    def _layers(self, quantity: str, norm_type: float) -> dict[str, float]:
+    def _layers(self, quantity: str, norm_type: float) -> Sequence[float]:
         values = self.per_parameter.get(quantity)
-        return {} if values is None else norm_of_layers(self.layers, values, norm_type)
+        return () if values is None else self.table.norms(values, norm_type)
 
-    def _ratio(self, above: str, below: str, norm_type: float) -> tuple[float | None, dict[str, float]]:
-        """Return the quotients of two norms; there is none where the lower one is 0."""
-        upper, lower = self._layers(above, norm_type), self._layers(below, norm_type)
-        total = self.totals[above] / self.totals[below] if self.totals[below] else None
-        return total, {layer: upper[layer] / lower[layer] for layer in upper if lower[layer]}
+    def _put(
+        self,
+        logged: dict[str, float],
+        quantity: str,
+        total: float | None,
+        layers: Sequence[float | None],
+        shown: list[int] | None,
+    ) -> None:
+        """Add a quantity's total and its layers, those in ``shown`` or all; None is a value that there is not."""
+        total_key, keys = self.keys.of(quantity)
+        if total is not None:
+            logged[total_key] = total
+        if not layers:
+            return
+        if shown is not None:
+            keys, layers = [keys[position] for position in shown], [layers[position] for position in shown]
+        logged.update((key, value) for key, value in zip(keys, layers, strict=True) if value is not None)
 
-    def _cosine(self) -> tuple[float | None, dict[str, float]]:
-        """Return ⟨a, b⟩ / √(⟨a, a⟩⟨b, b⟩); there is none where a gradient is 0."""
-        products = [self.per_parameter[name] for name in ("inner_product", "square_now", "square_before")]
-        all_in_one: list[Sequence[str | None]] = [[""] * len(self.layers), self.layers]
-        cosines = []
-        for layers in all_in_one:
-            ab, aa, bb = (norm_of_layers(layers, values, 1) for values in products)
-            cosines.append({layer: ab[layer] / (aa[layer] * bb[layer]) ** 0.5 for layer in ab if aa[layer] * bb[layer]})
-        return cosines[0].get(""), cosines[1]
+
+class Keys:
+    """The logged keys of one list of layers, made once.
+
+    Args:
+        names: the layers.
+        prefix: put before every key.
+        suffix: put behind every key.
+    """
+
+    def __init__(self, names: Sequence[str], prefix: str, suffix: str) -> None:
+        self._names, self._prefix, self._suffix = names, prefix, suffix
+        self._known: dict[str, tuple[str, list[str]]] = {}
+
+    def of(self, quantity: str) -> tuple[str, list[str]]:
+        """Return the key of the total of ``quantity`` and those of its layers."""
+        if quantity not in self._known:
+            start, end = f"{self._prefix}{quantity}/", self._suffix
+            self._known[quantity] = f"{start}total{end}", [f"{start}{name}{end}" for name in self._names]
+        return self._known[quantity]
+
+
+def _quotient(above: float, below: float) -> float | None:
+    return above / below if below else None
+
+
+def _cosine(product: float, square: float, other_square: float) -> float | None:
+    return _quotient(product, (square * other_square) ** 0.5)
 
 
 def bring_to_host(reports: Sequence[Report]) -> None:
     """Read the numbers of all ``reports`` in one transfer, for which the host waits once."""
     columns = [vector for report in reports for section in report.sections for vector in section.flat()]
-    values = iter(torch.cat([column.to(columns[0].device) for column in columns]).tolist())
+    device = columns[0].device
+    values = torch.cat(
+        [column if column.device == device else column.to(device) for column in columns]
+    ).tolist()
+    start = 0
     for report in reports:
-        report.read(values)
+        start = report.read(values, start)

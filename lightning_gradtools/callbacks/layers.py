@@ -3,7 +3,7 @@
 import heapq
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lightning_gradtools.arguments import ArgumentError
 
@@ -58,13 +58,34 @@ class LayerGrouping:
         return name
 
 
-def norm_of_layers(layers: Sequence[str | None], norms: Sequence[float], norm_type: float) -> dict[str, float]:
-    """Return the norm of each layer from those of its parameters: their p-norm again; None is left out."""
-    members: dict[str, list[float]] = {}
-    for layer, norm in zip(layers, norms, strict=True):
-        if layer is not None:
-            members.setdefault(layer, []).append(norm)
-    return {layer: found[0] if len(found) == 1 else _join(found, norm_type) for layer, found in members.items()}
+class LayerTable:
+    """The layers of a list of parameters, prepared once: reporting happens every logged step.
+
+    Args:
+        layers: the layer of each parameter, None for one that is not reported.
+
+    Attributes:
+        names: the layers, each once, in the order of their first parameters.
+    """
+
+    def __init__(self, layers: Sequence[str | None]) -> None:
+        members: dict[str, list[int]] = {}
+        for position, layer in enumerate(layers):
+            if layer is not None:
+                members.setdefault(layer, []).append(position)
+        self.names = list(members)
+        self._members = list(members.values())
+        self._as_given = self._members == [[position] for position in range(len(layers))]
+
+    def norms(self, norms: Sequence[float], norm_type: float) -> Sequence[float]:
+        """Return the norm of each layer from those of all parameters: their p-norm again."""
+        if self._as_given:
+            return norms
+        return [_join([norms[position] for position in positions], norm_type) for positions in self._members]
+
+    def sums(self, values: Sequence[float]) -> Sequence[float]:
+        """Return the sum over each layer's parameters."""
+        return [math.fsum(values[position] for position in positions) for positions in self._members]
 
 
 def _join(norms: Sequence[float], norm_type: float) -> float:
@@ -75,12 +96,10 @@ def _join(norms: Sequence[float], norm_type: float) -> float:
     return math.hypot(*norms) if norm_type == 2 else math.fsum(norms)
 
 
-def largest(norms: Mapping[str, float], top_k: int | None) -> Mapping[str, float]:
-    """Return the ``top_k`` layers of largest norm (NaN counts as largest); None returns every layer."""
-    if top_k is None:
-        return norms
+def largest(values: Sequence[float], top_k: int) -> list[int]:
+    """Return the positions of the ``top_k`` largest values, a NaN being the largest of all."""
 
-    def size(layer: str) -> float:
-        return math.inf if math.isnan(norms[layer]) else norms[layer]
+    def size(position: int) -> float:
+        return math.inf if math.isnan(values[position]) else values[position]
 
-    return {layer: norms[layer] for layer in heapq.nlargest(top_k, norms, key=size)}
+    return heapq.nlargest(top_k, range(len(values)), key=size)

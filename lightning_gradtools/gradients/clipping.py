@@ -42,15 +42,20 @@ def clip_by_global_norm_(parameters: Sequence[Tensor], max_norm: float, norm_typ
         The norms before clipping.
     """
     norms = gradient_norms(parameters, norm_type)
-    scale_(norms.gradients(), clip_coefficient(norms.total, max_norm))
+    scale_(norms.gradients(), clip_coefficient(norms.total, max_norm), norms.plain)
     return norms
 
 
 @torch.no_grad()
-def scale_(gradients: Sequence[Tensor], coefficient: Tensor) -> None:
-    """Multiply every gradient by ``coefficient`` (0-d, on any device) in place."""
-    # By a tensor, not by its value: the host need not wait, and on a CPU `_foreach_mul_` is 3 times as fast
-    # so.
+def scale_(gradients: Sequence[Tensor], coefficient: Tensor, plain: bool = False) -> None:
+    """Multiply every gradient by ``coefficient`` (0-d, on any device) in place.
+
+    ``plain`` promises dense tensors on the coefficient's device, which spares looking at each of them.
+    """
+    # By a tensor, not by its value: the host need not wait, and `_foreach_mul_` on a CPU is 3 times as fast.
+    if plain:
+        torch._foreach_mul_(list(gradients), coefficient)
+        return
     by_device: dict[torch.device, list[Tensor]] = {}
     for gradient in gradients:
         stored = stored_in_place(gradient)

@@ -17,6 +17,7 @@ float32's range still vanish: an element under 1e-22 counts as 0.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -44,16 +45,18 @@ class GradientNorms:
         per_parameter: [n] norm of each one's gradient, in the unit of the loss per unit of the parameter.
         total: [] norm of all of them taken as one vector.
         norm_type: the p of the norm: 1, 2 or infinity.
+        plain: whether all gradients are dense tensors of one dtype on one device, as they mostly are.
     """
 
     parameters: Sequence[Tensor]
     per_parameter: Tensor
     total: Tensor
     norm_type: float
+    plain: bool = False
 
     def gradients(self) -> list[Tensor]:
         """Return the n gradients. They are not held here, so that ``zero_grad`` can free their memory."""
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return [grad for parameter in self.parameters if (grad := parameter.grad) is not None]
 
 
 def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> GradientNorms:
@@ -73,8 +76,20 @@ def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Grad
         parameters = [
             parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
-    per_parameter = tensor_norms(present, norm_type)
-    return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type)
+    plain = are_plain(present)
+    per_parameter = (
+        torch.stack(_dense_norms(present, norm_type)) if plain else tensor_norms(present, norm_type)
+    )
+    return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type, plain)
+
+
+_kind = attrgetter("__class__", "layout", "dtype", "device")
+
+
+def are_plain(tensors: Sequence[Tensor]) -> bool:
+    """Say whether all of ``tensors`` (at least one) are dense, not ``DTensor``, of one dtype and on one device."""
+    kinds = set(map(_kind, tensors))
+    return len(kinds) == 1 and tensors[0].layout == torch.strided and not isinstance(tensors[0], DTensor)
 
 
 def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
@@ -97,8 +112,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: 
     """
     if not tensors:
         return torch.zeros(0)
-    kinds = {(tensor.__class__, tensor.layout, tensor.dtype, tensor.device) for tensor in tensors}
-    if len(kinds) == 1 and tensors[0].layout == torch.strided and not isinstance(tensors[0], DTensor):
+    if are_plain(tensors):
         return torch.stack(_dense_norms(tensors, norm_type, accumulate))
 
     norms: list[Tensor] = [torch.empty(0)] * len(tensors)
@@ -133,7 +147,9 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.values()
 
 
-def _dense_norms(tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None) -> list[Tensor]:
+def _dense_norms(
+    tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None
+) -> list[Tensor]:
     """Return the norm of each of ``tensors``, which share one device and dtype, as 0-d tensors."""
     if norm_type == math.inf:
         return [_max_norm(tensor) for tensor in tensors]
@@ -142,7 +158,7 @@ def _dense_norms(tensors: Sequence[Tensor], norm_type: float, accumulate: torch.
     if accumulate is not None and tensors[0].is_complex():
         accumulate = accumulate.to_complex()
     one_go = _ONE_GO[norm_type] if tensors[0].device.type == "cpu" else math.inf
-    if all(tensor.numel() <= one_go for tensor in tensors):
+    if max(map(Tensor.numel, tensors)) <= one_go:
         return list(torch._foreach_norm(list(tensors), norm_type, accumulate))
     short = [tensor for tensor in tensors if tensor.numel() <= one_go]
     short_norms = iter(torch._foreach_norm(short, norm_type, accumulate) if short else ())

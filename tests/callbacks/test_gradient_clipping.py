@@ -204,7 +204,7 @@ def test_state_survives_a_resume_with_other_arguments(tmp_path):
 
 
 def same_gradients(*callbacks, scales, **settings):
-    """Train with weights that stay, on one batch whose gradient is multiplied by each of ``scales`` in turn."""
+    """Train with weights that stay on one batch, whose gradient is multiplied by each of ``scales``."""
 
     class Scaled(Regression):
         def training_step(self, batch, batch_idx):
@@ -264,7 +264,7 @@ def reading_is_dear(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
-def test_fused_optimizers_skip_on_the_device(reading_is_dear, optimizer, recwarn):
+def test_fused_skips_on_the_device(reading_is_dear, optimizer, recwarn):
     settings = {"fused": True, "weight_decay": 0.1}
     data, clipping = nan_at(2), GradientClipping(0.1)
     seen, _ = trained(clipping, data=data, optimizer=optimizer, settings=settings)

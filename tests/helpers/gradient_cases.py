@@ -18,6 +18,8 @@ from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 CLIPPING: dict[str, dict[str, Any]] = {
     "norm": {"max_norm": 0.1},
     "value": {"clip_value": 0.02},
+    "unit": {"adaptive": 0.01},
+    "history": {"zscore": 0.1, "max_norm": 0.2, "warmup_steps": 2},
 }
 
 
@@ -71,6 +73,8 @@ def train(module_type: type[Regression], *callbacks: Any, poison: int | None = N
     if isinstance(settings.get("strategy"), DDPStrategy):
         rank = dist.get_rank()
         data = [(x[rank::2], y[rank::2]) for x, y in data]
+    elif "accumulate_grad_batches" in settings:
+        data = [(x[half::2], y[half::2]) for x, y in data for half in (0, 1)]
     run = trainer(*callbacks, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,6 +94,9 @@ def measure(module_type: type[Regression], settings: Callable[[], dict[str, Any]
         monitor = GradientMonitor()
         weights = train(module_type, monitor, GradientClipping(**arguments), **settings())
         found[f"clipped by {name}"] = weights, [record.values for record in monitor.history]
+    everything = GradientMonitor(weight_norm=True, update_ratio=True, cosine=True, histograms=True)
+    train(module_type, everything, **settings())
+    found["everything"] = [record.values for record in everything.history]
     clipping = GradientClipping(0.1)
     found["one NaN skipped"] = train(module_type, clipping, poison=9, **settings())
     found["skips"] = clipping.state_dict()["tallies"]["0"]["skipped_steps"]
@@ -99,11 +106,20 @@ def measure(module_type: type[Regression], settings: Callable[[], dict[str, Any]
 def all_strategies() -> dict[str, Any]:
     """Run everything on this rank of two."""
     shared = {"devices": 2, "use_distributed_sampler": False}
-    return {
+    found = {
         name: measure(module_type, lambda settings=settings: {**shared, **settings()})
         for name, (module_type, settings) in STRATEGIES.items()
     }
+    found["DDP"]["noise"] = noise(strategy=DDPStrategy(), **shared)
+    return found
+
+
+def noise(**settings: Any) -> list[dict[str, float]]:
+    """Measure the noise scale on half batches: one a rank, or one after the other in one process."""
+    monitor = GradientMonitor(noise_scale=True, top_k=0)
+    train(Regression, monitor, **settings)
+    return [dict(record.values) for record in monitor.history]
 
 
 def single_process() -> dict[str, Any]:
-    return measure(Regression, dict)
+    return {**measure(Regression, dict), "noise": noise(accumulate_grad_batches=2)}
