@@ -1,21 +1,20 @@
 """Warm-up-cosine on any LightningModule, counted in optimizer steps."""
 
-import math
 import sys
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks.run_length import run_lengths
+from lightning_gradtools.callbacks.scheduler_ownership import make_way
 from lightning_gradtools.dashboards.learning_rate import planned_curve
 from lightning_gradtools.schedules import Length, WarmupCosine, WarmupCosineLR, check_length, steps_in
 
@@ -113,7 +112,7 @@ class WarmupCosineSchedule(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the schedule: late enough for Lightning to keep it, early enough for it to be restored."""
         self._release()
-        self._make_way(trainer, pl_module)
+        make_way(trainer, pl_module, self.replace)
         schedule = self._schedule(trainer, pl_module)
         for optimizer in trainer.optimizers:
             scheduler = WarmupCosineLR(optimizer, schedule)
@@ -136,7 +135,7 @@ class WarmupCosineSchedule(Callback):
         if trainer.is_global_zero and find_spec("matplotlib"):
             loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
             for logger in loggers:
-                figure = self._planned_curve(_run_lengths(trainer, pl_module)[0])
+                figure = self._planned_curve(run_lengths(trainer, pl_module)[0])
                 logger.experiment.add_figure("learning_rate/planned", figure, trainer.global_step)
 
     def _planned_curve(self, run_steps: int | None) -> "Figure":
@@ -182,28 +181,9 @@ class WarmupCosineSchedule(Callback):
         self._hooks.clear()
         self.schedulers = []
 
-    def _make_way(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse or drop the schedulers of the module."""
-        own = [config.scheduler for config in trainer.lr_scheduler_configs]
-        if not own:
-            return
-        names = ", ".join(type(scheduler).__name__ for scheduler in own)
-        if not self.replace:
-            raise ArgumentError(
-                f"replace={self.replace!r}: {type(pl_module).__name__}.configure_optimizers already returns "
-                f"{names}, and two schedulers would overwrite each other: remove one, or set replace=True to "
-                "drop the module's"
-            )
-        if any(isinstance(scheduler, (OneCycleLR, CyclicLR)) for scheduler in own):
-            raise ArgumentError(
-                f"replace={self.replace!r}: cannot replace {names}, which has already overwritten the "
-                "optimizer's learning rate and momentum: remove it from configure_optimizers"
-            )
-        trainer.strategy.lr_scheduler_configs = []
-
     def _schedule(self, trainer: Trainer, pl_module: LightningModule) -> WarmupCosine:
         """Turn the lengths into optimizer steps of this run."""
-        run_steps, epoch_steps = _run_lengths(trainer, pl_module)
+        run_steps, epoch_steps = run_lengths(trainer, pl_module)
         if self.total_steps is None and run_steps is None:
             raise ArgumentError(
                 "total_steps=None: must be given, because this run has no known end "
@@ -240,28 +220,3 @@ def _advance(trainer: Trainer, scheduler: WarmupCosineLR, optimizer: Optimizer, 
     installed = any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
     if installed and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
         scheduler.step()
-
-
-def _run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
-    """Return the optimizer steps of the run and of its first epoch, None where they are not known.
-
-    ``Trainer.estimated_stepping_batches`` where that is right: it takes a run without an end for one of -1
-    steps if its data has no length, does not know Lightning's GradientAccumulationScheduler, and under manual
-    optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
-    """
-    trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-
-    def steps_in_epoch(epoch: int) -> int:
-        window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
-        return math.ceil(trainer.num_training_batches / window)
-
-    bounds = []
-    if trainer.max_steps != -1:
-        together = 1 if pl_module.automatic_optimization else len(trainer.optimizers)
-        bounds.append(math.ceil(trainer.max_steps / together))
-    epoch_steps = None if math.isinf(trainer.num_training_batches) else steps_in_epoch(0)
-    if epoch_steps is not None and trainer.max_epochs is not None and trainer.max_epochs != -1:
-        bounds.append(sum(steps_in_epoch(epoch) for epoch in range(trainer.max_epochs)))
-    return (max(1, min(bounds)) if bounds else None), epoch_steps

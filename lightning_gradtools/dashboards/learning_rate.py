@@ -28,3 +28,27 @@ def planned_curve(steps: Sequence[int], rates: Mapping[str, Sequence[float]], ru
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
+
+
+def range_test_curve(rates: Sequence[float], losses: Sequence[float], suggestion: float | None) -> "Figure":
+    """Draw the smoothed loss of a learning-rate range test over the learning rate.
+
+    Args:
+        rates: the learning rates tried, (n,).
+        losses: the smoothed loss at each, (n,).
+        suggestion: the learning rate to mark; None if there is none.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses)
+    axes.set_xscale("log")
+    if suggestion is not None:
+        axes.axvline(
+            suggestion, color="C3", linestyle="--", linewidth=1, label=f"suggestion {suggestion:.3g}"
+        )
+        axes.legend(fontsize="small")
+    axes.set(xlabel="learning rate", ylabel="loss, smoothed", title="learning rate range test")
+    axes.grid(alpha=0.3)
+    return figure

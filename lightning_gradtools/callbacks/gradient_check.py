@@ -1,0 +1,171 @@
+"""Checks a module's gradients before training."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_gradtools.arguments import integer, number, one_of
+from lightning_gradtools.callbacks.probe import first_batch, stand_in, training_loss
+from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
+
+
+class GradientCheckError(RuntimeError):
+    """The gradient that training would follow is not the gradient of its loss."""
+
+
+@dataclass(frozen=True)
+class GradientCheckResult:
+    """What a check found."""
+
+    wrong: tuple[WrongGradient, ...]
+    mixing: tuple[str, ...]
+    """The innermost modules in which samples of a batch leak into one another."""
+    batch_norms: tuple[str, ...]
+    """Batch normalisation in training mode, which mixes samples on purpose."""
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.wrong and not self.mixing
+
+
+class GradientCheck(Callback):
+    """Checks, before training, that gradients are right and that samples keep to themselves.
+
+    On a copy of the module in float64 and the first training batch: the gradient of every module called, and
+    of the loss, is compared with central differences along random directions
+    (:func:`~lightning_gradtools.gradient_check.check_direction`), and the innermost module that is wrong is
+    named, first the one that runs first. Then every sample but the first is replaced, and the innermost
+    module in which that changes the first one's output is named; batch normalisation in training mode is
+    recognised and only mentioned.
+
+    The module's weights, buffers, metrics and mode, the data and the random state are as they were. What
+    cannot be checked (manual optimisation, weights split over ranks, an operation without float64, random
+    numbers that are not torch's) is said once, and training goes on.
+
+    Logged keys: none. What was found is on the callback, as ``result``.
+
+    Args:
+        tolerance: the relative error of a directional derivative that passes.
+        directions: random directions for the loss; a module by itself gets one.
+        exclude: names of modules that have a gradient of their own on purpose, such as straight-through
+        estimators. on_failure: ``"raise"`` a :class:`GradientCheckError`, or ``"warn"``.
+
+    Raises:
+        ArgumentError: at construction, for a value that cannot work.
+        GradientCheckError: at fit start, on all ranks if on one, if anything was found and
+        ``on_failure="raise"``.
+    """
+
+    def __init__(
+        self,
+        tolerance: float = 1e-4,
+        directions: int = 2,
+        exclude: Sequence[str] = (),
+        on_failure: str = "raise",
+    ) -> None:
+        self.tolerance = number("tolerance", tolerance, above=0, below=1)
+        self.directions = integer("directions", directions, at_least=1)
+        self.exclude = tuple(exclude)
+        self.on_failure = one_of("on_failure", on_failure, ["raise", "warn"])
+        self.result: GradientCheckResult | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check."""
+        try:
+            self.result = self._check(trainer, pl_module)
+        except Exception as error:  # our own failure must not keep anyone from training
+            self.result = None
+            rank_zero_warn(f"GradientCheck: cannot check {type(pl_module).__name__}: {error}")
+        passed = self.result is None or self.result.passed
+        message = "" if self.result is None else _describe(self.result, pl_module)
+        if passed and message:
+            rank_zero_info(message)
+        # One rank that raises alone would leave the others waiting.
+        if not trainer.strategy.reduce_boolean_decision(passed, all=True):
+            message = message if not passed else "GradientCheck: another rank found a wrong gradient"
+            if self.on_failure == "raise":
+                raise GradientCheckError(message)
+            rank_zero_warn(message)
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> GradientCheckResult:
+        if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+            raise TypeError("its weights are split over ranks")
+        start = time.perf_counter()
+        batch = first_batch(trainer, pl_module)
+        with stand_in(pl_module) as copy, _in_float64(copy), torch.enable_grad():
+            batch = tree_map(_to_float64, batch)
+            generator = torch.Generator().manual_seed(0)
+
+            def loss() -> Tensor:
+                torch.manual_seed(0)  # so that dropout drops the same each time
+                return training_loss(copy, batch)
+
+            calls = record_calls(copy, loss)
+            if loss().item() != loss().item():
+                raise ValueError("its loss on one batch is not the same twice")
+            wrong = find_wrong_gradients(
+                loss,
+                [parameter for parameter in copy.parameters() if parameter.requires_grad],
+                calls,
+                directions=self.directions,
+                tolerance=self.tolerance,
+                exclude=self.exclude,
+                generator=generator,
+            )
+            sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+            mixing = find_mixing(calls, sizes[0]) if sizes else ()
+        batch_norms = tuple(
+            name
+            for name, module in pl_module.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        )
+        return GradientCheckResult(wrong, mixing, batch_norms, time.perf_counter() - start)
+
+
+def _to_float64(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+@contextmanager
+def _in_float64(module: LightningModule) -> Iterator[None]:
+    """Compute in float64, also what the module makes itself."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        module.double()
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _describe(result: GradientCheckResult, pl_module: LightningModule) -> str:
+    """Say what was found, the worst first."""
+    name = type(pl_module).__name__
+    lines = []
+    for wrong in result.wrong:
+        place = f"{wrong.name} ({wrong.kind})" if wrong.name else wrong.kind
+        check = wrong.check
+        lines.append(
+            f"GradientCheck: the gradient of {place} in {name} is wrong: off by {check.relative_error:.2g} "
+            f"of the central difference (right: at most {check.tolerance:.2g}), Taylor remainder of order "
+            f"{check.order:.2f} (right: 2)"
+        )
+    lines += [f"GradientCheck: samples leak into one another in {module or name}" for module in result.mixing]
+    if not lines:
+        lines.append(f"GradientCheck: the gradients of {name} are right ({result.seconds:.1f} s)")
+    if result.batch_norms:
+        lines.append(
+            f"  batch statistics are shared, as meant in training, in {', '.join(result.batch_norms)}"
+        )
+    return "\n".join(lines)

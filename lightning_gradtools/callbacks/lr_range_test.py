@@ -1,0 +1,129 @@
+"""The learning-rate range test, by Lightning's own finder."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from lightning_gradtools.arguments import ArgumentError, integer, number
+from lightning_gradtools.dashboards.learning_rate import range_test_curve
+
+_BETA = 0.98  # of the running mean of Lightning's finder
+
+
+@dataclass(frozen=True)
+class LRRangeTest:
+    """The result of a range test."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    """The smoothed loss at each rate."""
+    suggestion: float | None
+    """The rate at which the loss falls fastest; None if it falls nowhere."""
+    figure: Path | None
+    """The curve as PNG; None without matplotlib (the extra ``plots``)."""
+
+    def override(self, key: str) -> str:
+        """Return the suggestion as an override of a configuration, such as ``optimizer.lr=0.0123``."""
+        if self.suggestion is None:
+            raise ArgumentError(
+                "suggestion=None: must be a rate; the loss falls nowhere, so there is nothing to suggest"
+            )
+        return f"{key}={self.suggestion:.3g}"
+
+
+def steepest_descent(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return the rate at which the loss falls fastest over the logarithm of the rate; None if nowhere.
+
+    Smith 2017, "Cyclical Learning Rates", section 3.3, reads the rate off a curve like this. The slope is
+    taken across a tenth of the curve. It is on the logarithmic axis, because on a linear one (as Lightning's
+    own suggestion has it) the slope at small rates is divided by their tiny distance, so that noise there
+    wins.
+
+    Args:
+        rates: exponentially spaced, (n,).
+        losses: smoothed, (n,); the first tenth, not smoothed much yet, is left out.
+    """
+    half = max(1, len(rates) // 20)
+    candidates = range(3 * half, len(rates) - half)
+    slopes = {rates[i]: losses[i + half] - losses[i - half] for i in candidates}
+    falling = {rate: slope for rate, slope in slopes.items() if math.isfinite(slope) and slope < 0}
+    return min(falling, key=falling.__getitem__, default=None)
+
+
+def lr_range_test(
+    trainer: Trainer,
+    module: LightningModule,
+    datamodule: LightningDataModule | None = None,
+    *,
+    min_lr: float = 1e-6,
+    max_lr: float = 1.0,
+    num_steps: int = 100,
+    folder: str | Path | None = None,
+) -> LRRangeTest:
+    """Train for a moment while the learning rate grows exponentially, and see where the loss falls fastest.
+
+    Weights, optimizer, buffers and the random state are restored; nothing is trained. The trainer's callbacks
+    run their ``setup``, ``on_fit_start`` and ``teardown``, so that an initialisation takes part; give it none
+    that write. The finder takes the schedule out and sets one learning rate for all parameter groups.
+
+    The curve is saved as ``lr_range_test.png`` and as the TensorBoard figure ``learning_rate/range_test``.
+
+    Args:
+        trainer: whose ``max_steps``, epochs and loggers the test leaves alone; of one optimizer.
+        module: the module.
+        datamodule: its data.
+        min_lr: the first learning rate.
+        max_lr: the last.
+        num_steps: the number of optimizer steps; a loss that exceeds four times its least ends the test.
+        folder: where the PNG goes; left out, the trainer's ``default_root_dir``.
+
+    Raises:
+        ArgumentError: if an argument is out of its range.
+    """
+    number("min_lr", min_lr, above=0)
+    number("max_lr", max_lr, above=min_lr)
+    integer("num_steps", num_steps, at_least=20)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise ArgumentError("fast_dev_run=True: must be off for a range test, which Lightning else skips")
+    finder = LearningRateFinder(min_lr, max_lr, num_steps, update_attr=False)
+    # Lightning's Tuner sets this too, so that training ends with the test; but it puts the finder before the
+    # other callbacks, so that it would test the network before it is initialised.
+    finder._early_exit = True
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [*callbacks, finder]  # type: ignore[attr-defined]
+    weights = copy.deepcopy(module.state_dict())
+    try:
+        with isolate_rng():
+            trainer.fit(module, datamodule=datamodule)
+    finally:
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
+        module.load_state_dict(weights)
+    found = finder.optimal_lr
+    assert found is not None  # the finder ran: nothing but fast_dev_run keeps it from it
+    rates = found.results["lr"]
+    # Its running mean of k losses is divided by 1 - 0.98^(k + 1), so that the curve climbs at first; now by 1
+    # - 0.98^k.
+    losses = [
+        loss * (1 - _BETA ** (k + 1)) / (1 - _BETA**k)
+        for k, loss in enumerate(found.results["loss"], start=1)
+    ]
+    suggestion = steepest_descent(rates, losses)
+    path = None
+    if find_spec("matplotlib") and trainer.is_global_zero:
+        path = Path(folder or trainer.default_root_dir) / "lr_range_test.png"
+        figure = range_test_curve(rates, losses, suggestion)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("learning_rate/range_test", figure)
+                logger.experiment.flush()
+    return LRRangeTest(tuple(rates), tuple(losses), suggestion, path)

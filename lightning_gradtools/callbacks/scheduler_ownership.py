@@ -1,0 +1,30 @@
+"""Who owns the learning rate: the module's own schedulers, or a callback's."""
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+
+from lightning_gradtools.arguments import ArgumentError
+
+
+def make_way(trainer: Trainer, pl_module: LightningModule, replace: bool) -> None:
+    """Drop the schedulers that the run already has if ``replace`` is set.
+
+    Raises:
+        ArgumentError: if there are any and ``replace`` is not set, because two would overwrite each other; or
+            if one has already overwritten what the optimizer was made with.
+    """
+    own = [config.scheduler for config in trainer.lr_scheduler_configs]
+    if not own:
+        return
+    names = ", ".join(type(scheduler).__name__ for scheduler in own)
+    if not replace:
+        raise ArgumentError(
+            f"replace={replace!r}: {type(pl_module).__name__} already has a scheduler ({names}) and two "
+            "would overwrite each other: remove one, or set replace=True to drop the module's"
+        )
+    if any(isinstance(scheduler, (OneCycleLR, CyclicLR)) for scheduler in own):
+        raise ArgumentError(
+            f"replace={replace!r}: cannot replace {names}, which has already overwritten the optimizer's "
+            "learning rate and momentum: remove it from configure_optimizers"
+        )
+    trainer.strategy.lr_scheduler_configs = []
