@@ -43,9 +43,7 @@ def gains(activation: type[nn.Module], scheme: str | None, seed: int) -> tuple[T
 
 def print_gains() -> None:
     """Print the least and greatest gain of a block, as geometric mean over networks and for one network."""
-    print(
-        f"gain per block of {DEPTH} x (Linear({WIDTH}) + activation), {NETWORKS} networks: mean (one network)"
-    )
+    print(f"gain per block of {DEPTH} x (Linear({WIDTH}) + activation), {NETWORKS} networks: mean (one network)")
     print(f"{'':17}{'forward':>34}{'backward':>34}")
     for activation in (nn.ReLU, nn.Tanh):
         for scheme in (None, *SCHEMES):
@@ -55,9 +53,7 @@ def print_gains() -> None:
                 one = torch.stack(each).exp()
                 mean = torch.stack(each).mean(0).exp()
                 cells.append(f"{mean.min():.3f} to {mean.max():.3f} ({one.min():.3f} to {one.max():.3f})")
-            print(
-                f"{activation.__name__:5}{scheme or 'torch default':14}" + "".join(f"{c:>34}" for c in cells)
-            )
+            print(f"{activation.__name__:5}{scheme or 'torch default':14}" + "".join(f"{c:>34}" for c in cells))
 
 
 class _Wrong(torch.autograd.Function):
@@ -105,9 +101,7 @@ def print_check(activation: nn.Module) -> None:
     mixing = find_mixing(calls, len(data))
     seconds = time.perf_counter() - start
     found = ", ".join(f"{each.name} ({each.kind}), off by {each.check.relative_error:.2g}" for each in wrong)
-    print(
-        f"digits CNN with {type(activation).__name__}: wrong {found or 'none'}; mixing {mixing}; {seconds:.2f} s"
-    )
+    print(f"digits CNN with {type(activation).__name__}: wrong {found or 'none'}; mixing {mixing}; {seconds:.2f} s")
 
 
 if __name__ == "__main__":

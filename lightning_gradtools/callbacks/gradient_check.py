@@ -165,7 +165,5 @@ def _describe(result: GradientCheckResult, pl_module: LightningModule) -> str:
     if not lines:
         lines.append(f"GradientCheck: the gradients of {name} are right ({result.seconds:.1f} s)")
     if result.batch_norms:
-        lines.append(
-            f"  batch statistics are shared, as meant in training, in {', '.join(result.batch_norms)}"
-        )
+        lines.append(f"  batch statistics are shared, as meant in training, in {', '.join(result.batch_norms)}")
     return "\n".join(lines)

@@ -335,9 +335,7 @@ class GradientMonitor(Observer):
             if found is not None:
                 yield f"{self.prefix}grad_histogram/{name}", found
 
-    def _report(
-        self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, index: int
-    ) -> Report:
+    def _report(self, trainer: Trainer, module: LightningModule, watched: _Watched, step: int, index: int) -> Report:
         """Add what can only be known after the step."""
         parameters = watched.seen.norms.parameters
         sections = [*watched.sections, *self._after_clipping(trainer, module, watched.seen)]
@@ -435,11 +433,7 @@ class GradientMonitor(Observer):
 
     def _publish(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         """Put totals where ``EarlyStopping``, sweeps and the progress bar look."""
-        totals = {
-            key: value
-            for key, value in scalars.items()
-            if "/total" in key or key.endswith("grad_noise/scale")
-        }
+        totals = {key: value for key, value in scalars.items() if "/total" in key or key.endswith("grad_noise/scale")}
         publish(trainer, totals)
         if self.progress_bar:
             start = f"{self.prefix}grad_norm/total"

@@ -57,9 +57,7 @@ def _new_pass(trainer: Trainer, optimizer: Optimizer, norm_type: float) -> Gradi
     if scale is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
         return GradientPass(norms, judged_at_scale=scale)
     scale = scale.to(norms.total.device)
-    unscaled = GradientNorms(
-        norms.parameters, norms.per_parameter / scale, norms.total / scale, norm_type, norms.plain
-    )
+    unscaled = GradientNorms(norms.parameters, norms.per_parameter / scale, norms.total / scale, norm_type, norms.plain)
     return GradientPass(unscaled, loss_scale=scale, judged_at_scale=scale)
 
 

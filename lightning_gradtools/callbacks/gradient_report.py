@@ -140,9 +140,7 @@ def bring_to_host(reports: Sequence[Report]) -> None:
     """Read the numbers of all ``reports`` in one transfer, for which the host waits once."""
     columns = [vector for report in reports for section in report.sections for vector in section.flat()]
     device = columns[0].device
-    values = torch.cat(
-        [column if column.device == device else column.to(device) for column in columns]
-    ).tolist()
+    values = torch.cat([column if column.device == device else column.to(device) for column in columns]).tolist()
     start = 0
     for report in reports:
         start = report.read(values, start)

@@ -111,10 +111,7 @@ def lr_range_test(
     rates = found.results["lr"]
     # Its running mean of k losses is divided by 1 - 0.98^(k + 1), so that the curve climbs at first; now by 1
     # - 0.98^k.
-    losses = [
-        loss * (1 - _BETA ** (k + 1)) / (1 - _BETA**k)
-        for k, loss in enumerate(found.results["loss"], start=1)
-    ]
+    losses = [loss * (1 - _BETA ** (k + 1)) / (1 - _BETA**k) for k, loss in enumerate(found.results["loss"], start=1)]
     suggestion = steepest_descent(rates, losses)
     path = None
     if find_spec("matplotlib") and trainer.is_global_zero:

@@ -18,9 +18,7 @@ def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | Non
     changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
 
     def steps_in_epoch(epoch: int) -> int:
-        window = (
-            changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
-        )
+        window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
         return math.ceil(trainer.num_training_batches / window)
 
     bounds = []

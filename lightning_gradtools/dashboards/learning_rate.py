@@ -45,9 +45,7 @@ def range_test_curve(rates: Sequence[float], losses: Sequence[float], suggestion
     axes.plot(rates, losses)
     axes.set_xscale("log")
     if suggestion is not None:
-        axes.axvline(
-            suggestion, color="C3", linestyle="--", linewidth=1, label=f"suggestion {suggestion:.3g}"
-        )
+        axes.axvline(suggestion, color="C3", linestyle="--", linewidth=1, label=f"suggestion {suggestion:.3g}")
         axes.legend(fontsize="small")
     axes.set(xlabel="learning rate", ylabel="loss, smoothed", title="learning rate range test")
     axes.grid(alpha=0.3)

@@ -66,8 +66,7 @@ def check_direction(
     """
     saved = [x.detach().clone() for x in variables]
     aside, direction = (
-        [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in saved]
-        for _ in range(2)
+        [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in saved] for _ in range(2)
     )
     size = _norm(saved) / _norm(direction) or 1.0
 

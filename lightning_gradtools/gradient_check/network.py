@@ -85,9 +85,7 @@ def _check_call(call: Call, tolerance: float, generator: torch.Generator | None)
     args, kwargs = tree_map(leaf, (call.args, call.kwargs))
     outs = call.again(args, kwargs)
     weights = [
-        torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.device)
-        if out.requires_grad
-        else None
+        torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out.device) if out.requires_grad else None
         for out in outs
     ]
     if not variables or not any(out.requires_grad for out in outs):

@@ -77,9 +77,7 @@ def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Grad
             parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
     plain = are_plain(present)
-    per_parameter = (
-        torch.stack(_dense_norms(present, norm_type)) if plain else tensor_norms(present, norm_type)
-    )
+    per_parameter = torch.stack(_dense_norms(present, norm_type)) if plain else tensor_norms(present, norm_type)
     return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type, plain)
 
 
@@ -147,9 +145,7 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.values()
 
 
-def _dense_norms(
-    tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None
-) -> list[Tensor]:
+def _dense_norms(tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None) -> list[Tensor]:
     """Return the norm of each of ``tensors``, which share one device and dtype, as 0-d tensors."""
     if norm_type == math.inf:
         return [_max_norm(tensor) for tensor in tensors]

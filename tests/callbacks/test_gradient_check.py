@@ -117,9 +117,7 @@ def test_a_right_network_passes_and_trains_as_without_the_check(fit, caplog):
 def test_a_wrong_backward_three_modules_deep_is_named_before_training(fit):
     net, check = DigitsCNN(Tanh()), GradientCheck()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(
-        GradientCheckError, match=r"gradient of net\.2\.inner\.1 \(Tanh\) in DigitsCNN is wrong"
-    ):
+    with pytest.raises(GradientCheckError, match=r"gradient of net\.2\.inner\.1 \(Tanh\) in DigitsCNN is wrong"):
         fit(net, check)
     assert [wrong.name for wrong in check.result.wrong] == ["net.2.inner.1"]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

@@ -24,9 +24,7 @@ def test_steepest_descent_on_a_known_curve():
 class Net(LightningModule):
     def __init__(self):
         super().__init__()
-        self.net = torch.nn.Sequential(
-            torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1)
-        )
+        self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 1))
 
     def training_step(self, batch, batch_idx):
         data, target = batch

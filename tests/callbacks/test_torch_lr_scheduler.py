@@ -115,9 +115,7 @@ def test_one_cycle_under_accumulation_ends_with_the_run(fit):
 
 
 def test_reduce_on_plateau_watches_its_monitor(fit):
-    plateau = partial(
-        lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
-    )
+    plateau = partial(lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs")
     used = fit(Net(), TorchLRScheduler(plateau, monitor="loss"))
     # The first epoch sets the best, every later one is no better by 10.
     assert used == [0.1 * 0.5 ** max(0, step // BATCHES - 1) for step in range(TOTAL)]

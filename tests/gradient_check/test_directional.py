@@ -27,9 +27,7 @@ def leaf(*shape, seed=0, requires_grad=True):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_right_gradient_has_a_remainder_of_order_two(seed):
     x, y = leaf(20, seed=seed), leaf(30, 3, seed=seed + 100)
-    check = check_direction(
-        lambda: x.exp().sum() + y.cosh().sum(), [x, y]
-    )  # convex: curved in every direction
+    check = check_direction(lambda: x.exp().sum() + y.cosh().sum(), [x, y])  # convex: curved in every direction
     assert check.passed
     assert check.relative_error < 1e-4
     assert check.order == pytest.approx(2, abs=0.2)

@@ -62,9 +62,7 @@ def wrong_in(net, data, after=lambda out: out.square().mean(), **options):
         return after(net(data))
 
     generator = torch.Generator().manual_seed(0)
-    found = find_wrong_gradients(
-        loss, list(net.parameters()), record_calls(net, loss), generator=generator, **options
-    )
+    found = find_wrong_gradients(loss, list(net.parameters()), record_calls(net, loss), generator=generator, **options)
     return [(each.name, each.kind) for each in found]
 
 
