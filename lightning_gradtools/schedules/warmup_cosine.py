@@ -152,6 +152,10 @@ class WarmupCosineLR(LRScheduler):
                 f"{len(self.optimizer.param_groups)}"
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "schedule"})
-        # The optimizer's own state, loaded before, holds the rate of the curve it was saved with.
-        self.last_epoch -= 1
-        self._update_lr()
+        # The optimizer's own state, loaded before, holds the rates of the curve it was saved with.
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

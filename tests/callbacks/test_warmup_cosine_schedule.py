@@ -127,6 +127,14 @@ def test_lengths_in_epochs(fit):
     assert used[0] == curve(WarmupCosine(20, warmup_steps=10, decay_steps=5), range(20))
 
 
+def test_fractions_are_of_the_schedule_and_fit_into_it_whatever_their_rounding(fit):
+    with pytest.warns(UserWarning, match="spends 15 at the floor"):
+        used, _ = fit(Net(), WarmupCosineSchedule(0.3, 5, decay_steps=0.7))
+    assert used[0] == curve(WarmupCosine(5, warmup_steps=2, decay_steps=3), range(20))
+    with pytest.raises(ArgumentError, match=r"^decay_steps=16: must be at most"):
+        fit(Net(), WarmupCosineSchedule(0.3, decay_steps=0.8))
+
+
 def test_changing_accumulation_is_counted(fit):
     used, trainer = fit(
         Net(), WarmupCosineSchedule(warmup_steps=2), GradientAccumulationScheduler({0: 1, 1: 5}), max_epochs=3
@@ -155,7 +163,7 @@ def test_a_run_without_an_end_with_a_length(fit):
         def on_train_batch_end(self, trainer, *args):
             trainer.should_stop = trainer.global_step >= 30
 
-    used, _ = fit(Net(), WarmupCosineSchedule(2, 20, min_lr_ratio=0.1), Stop(), max_epochs=-1)
+    used, _ = fit(Net(), WarmupCosineSchedule(0.1, 20, min_lr_ratio=0.1), Stop(), max_epochs=-1)
     assert used[0] == curve(WarmupCosine(20, warmup_steps=2, min_lr_ratio=0.1), range(30))
 
 
