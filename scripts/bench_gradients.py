@@ -144,7 +144,7 @@ class ComposerLike(Callback):
 
 
 class Turnstile(Callback):
-    """Holds a Trainer, which runs in a thread of its own, between two batches, and lets it through for its turn."""
+    """Holds a Trainer, which runs in its own thread, between two batches until it is its turn."""
 
     def __init__(self, device: str) -> None:
         self.synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None

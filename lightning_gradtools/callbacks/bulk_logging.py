@@ -66,7 +66,7 @@ def _summary(scalars: Mapping[str, float]) -> Any:
 
 
 def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Put ``scalars`` into ``trainer.callback_metrics``, for ``EarlyStopping``, ``ModelCheckpoint`` and sweeps."""
+    """Put ``scalars`` into ``trainer.callback_metrics``, where ``EarlyStopping`` and sweeps look."""
     values = torch.tensor(list(scalars.values())).unbind()
     trainer.callback_metrics.update(zip(scalars, values, strict=True))
 

@@ -271,11 +271,15 @@ class GradientClipping(Callback):
             tally.verdicts.append((self._global_step, fault))
             return True
         if self.on_nonfinite == "skip" and not _is_free_to_read(total) and _takes_verdict(optimizer):
-            verdict = self._agreed(~total.isfinite())
+            verdict = any_rank(~total.isfinite()) > 0 if self._ranks_may_differ else ~total.isfinite()
             tally.verdicts.append((self._global_step, verdict))
             _skip_on_device(optimizer, verdict)
             return True
-        if not self._agreed(~total.isfinite()).item():
+        if not self._ranks_may_differ:
+            sound = math.isfinite(total.item())
+        else:
+            sound = not any_rank(~total.isfinite()).item()
+        if sound:
             tally.took(self._global_step)
             return True
         gradients = seen.norms.gradients()
@@ -317,9 +321,6 @@ class GradientClipping(Callback):
                 f"{what}; {tally.consecutive_skips} steps in a row"
                 f" (max_consecutive_skips={self.max_consecutive_skips}), {tally.last_good()}"
             )
-
-    def _agreed(self, flag: Tensor) -> Tensor:
-        return any_rank(flag) > 0 if self._ranks_may_differ else flag
 
     @property
     def _global_step(self) -> int:

@@ -100,8 +100,8 @@ class GradientMonitor(Observer):
 
     ``...`` stands for ``total`` and each layer. With several optimizers every key ends in ``/optimizer_0``,
     ``/optimizer_1`` and so on. Steps are Lightning's own logging steps. With ``GradientClipping`` the
-    ``clip/`` keys are logged by it. ``trainer.callback_metrics`` holds the totals and ``grad_noise/scale``,
-    for ``EarlyStopping`` and sweeps.
+    ``clip/`` keys are logged by it. ``trainer.callback_metrics`` holds the totals, ``clip/`` and
+    ``grad_noise/``, for ``EarlyStopping`` and sweeps.
 
     The gradients are read once, in ``on_before_optimizer_step`` and only on steps that are logged, together
     with all other callbacks of this package that need them. Nothing is changed: weights are the same bit by
@@ -351,7 +351,7 @@ class GradientMonitor(Observer):
     def _layers(
         self, trainer: Trainer, module: LightningModule, parameters: Sequence[Tensor], index: int
     ) -> tuple[LayerTable, Keys]:
-        """Return the layers of ``parameters`` and their keys, which are the same step after step as a rule."""
+        """Return the layers of ``parameters`` and their keys, as a rule the same step after step."""
         ids = list(map(id, parameters))
         known = self._tables.get(index)
         if known is None or known[0] != ids:
@@ -403,14 +403,15 @@ class GradientMonitor(Observer):
         reports, self._pending = self._pending, []
         bring_to_host(reports)
         logged: dict[int, dict[str, float]] = {}
+        latest: dict[str, float] = {}
         for report in reports:
-            scalars = logged.setdefault(report.step, {})
-            scalars.update(report.scalars(self.norm_type, self.top_k))
-            scalars.update((self.prefix + key, value) for key, value in self._running_scalars(report).items())
+            totals, layers = report.scalars(self.norm_type, self.top_k)
+            totals.update((self.prefix + key, value) for key, value in self._running_scalars(report).items())
+            logged.setdefault(report.step, {}).update({**totals, **layers})
+            latest.update(totals)
+        self._publish(trainer, latest)
         for step, scalars in logged.items():
             self.history.append(GradientRecord(step, scalars))
-            if step == reports[-1].step:
-                self._publish(trainer, scalars)
             log_scalars(trainer, scalars, step)
 
     def _running_scalars(self, report: Report) -> dict[str, float]:
@@ -431,9 +432,8 @@ class GradientMonitor(Observer):
                 scalars["grad_noise/scale"] = self._noise.scale
         return scalars
 
-    def _publish(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
+    def _publish(self, trainer: Trainer, totals: Mapping[str, float]) -> None:
         """Put totals where ``EarlyStopping``, sweeps and the progress bar look."""
-        totals = {key: value for key, value in scalars.items() if "/total" in key or key.endswith("grad_noise/scale")}
         publish(trainer, totals)
         if self.progress_bar:
             start = f"{self.prefix}grad_norm/total"
