@@ -17,6 +17,7 @@ from lightning_gradtools.cli.composition import composition
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.summary import Summary
+from lightning_gradtools.cli.tune import tune_learning_rate
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -41,10 +42,12 @@ def train(cfg: DictConfig) -> float | None:
     ownership = decide_ownership(module, cfg)
     if ownership.installs_optimizer:
         install_optimizer(module, instantiate(cfg.optimizer))
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
-    if ownership.schedule_from_config:
-        callbacks.append(instantiate(cfg.schedule))
+    initialization = [instantiate(cfg.initialization)] if cfg.initialization else []
     loggers = [instantiate(node) for node in cfg.logger.values() if node]
+    if cfg.tune:
+        return tune_learning_rate(cfg, module, datamodule, initialization, loggers)
+    schedule = [instantiate(cfg.schedule)] if ownership.schedule_from_config else []
+    callbacks = [*initialization, *(instantiate(node) for node in cfg.callbacks.values() if node), *schedule]
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     _refuse_a_sweep_of_reruns(trainer, cfg)
 
