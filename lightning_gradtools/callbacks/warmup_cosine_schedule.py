@@ -226,7 +226,7 @@ class WarmupCosineSchedule(Callback):
 
 def _advance(trainer: Trainer, scheduler: WarmupCosineLR, optimizer: Optimizer, *_: Any) -> None:
     """Move the schedule on after an optimizer's step, if that step was real."""
-    # Lightning's learning rate finder takes the schedule out while it sets learning rates of its own.
+    # Others may take the schedule out to set learning rates of their own, as StochasticWeightAveraging does.
     installed = any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
     if installed and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
         scheduler.step()

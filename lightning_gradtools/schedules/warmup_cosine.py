@@ -98,7 +98,7 @@ class WarmupCosine:
         elapsed = step - (self.total_steps - length)
         if elapsed < 0:
             return 1.0
-        # In integers: n * elapsed / length rounded to just below a whole number would delay a restart.
+        # Multiplied first: elapsed / length * num_cycles, rounded twice, can fall just short of a restart.
         progress = self.num_cycles * elapsed % length / length
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * _DECAYS[self.decay](progress)
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.tuner import Tuner
@@ -411,6 +416,7 @@ def test_an_optimizer_that_the_module_uses_again_is_scheduled_once(fit):
     net, schedule = Keeps(), WarmupCosineSchedule(warmup_steps=5)
     expected = curve(WarmupCosine(20, warmup_steps=5), range(20))
     assert fit(net, schedule)[0][0] == expected
+    assert not net.kept._optimizer_step_post_hooks
     assert fit(net, schedule)[0][0] == expected
 
 
@@ -420,6 +426,14 @@ def test_learning_rate_monitor_logs_every_step(fit, tmp_path):
     used, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), monitor, logger=logger)
     assert monitor.lrs["lr-Adam/pg1"] == [rates[0] for rates in used[0]]
     assert monitor.lrs["lr-Adam/pg2"] == [rates[1] for rates in used[0]]
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
+def test_stochastic_weight_averaging_takes_over(fit):
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=1)
+    used, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), averaging, max_epochs=4)
+    assert used[0][:BATCHES] == curve(WarmupCosine(40, warmup_steps=5), range(BATCHES))
+    assert used[0][-BATCHES:] == [[0.05, 0.05]] * BATCHES
 
 
 @pytest.mark.parametrize("finder_first", [True, False])
