@@ -305,6 +305,14 @@ def test_fused_skips_on_the_device(reading_is_dear, optimizer, recwarn):
     assert not [warning for warning in recwarn if "GradientClipping" in str(warning.message)]
 
 
+def test_what_is_on_the_device_is_read_now_and_then_though_nothing_is_logged(reading_is_dear):
+    clipping = GradientClipping(0.1)
+    trained(clipping, data=batches(150), log_every_n_steps=0)
+    (tally,) = clipping._tallies.values()
+    assert len(tally.coefficients) == 50
+    assert len(tally.clipped) == 100
+
+
 def test_too_many_skips_on_the_device_are_noticed_when_logged(reading_is_dear):
     with pytest.raises(FloatingPointError, match=r"4 steps in a row .*good one was global step 0"):
         trained(

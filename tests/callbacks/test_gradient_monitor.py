@@ -179,6 +179,19 @@ def test_weights_are_the_same_bit_by_bit_without_it():
     assert all(torch.equal(with_it[key], without[key]) for key in without)
 
 
+def test_what_led_up_to_a_crash_is_kept():
+    class Crashes(Regression):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 3:
+                raise RuntimeError("crash")
+            return super().training_step(batch, batch_idx)
+
+    monitor = GradientMonitor(logs_per_flush=100)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(Crashes(), monitor)
+    assert [record.step for record in monitor.history] == [0, 1, 2]
+
+
 class Snapshots(GradientSpy):
     """Keeps the weights before every step and after it."""
 
