@@ -400,14 +400,16 @@ class GradientClipping(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = lightning_step(trainer)
-        if trainer.fit_loop._should_accumulate() or not logs_at(step, self.log_every_n_steps, trainer):
-            return
+        logs = logs_at(step, self.log_every_n_steps, trainer) and not trainer.fit_loop._should_accumulate()
         scalars: dict[str, float] = {}
         for index, tally in self._tallies.items():
-            suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
+            if not logs and not tally.is_full:
+                continue
             tally.read()
             self._stop_if_hopeless(tally, "gradients are not finite")
-            scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
+            if logs:
+                suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
+                scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
         if scalars:
             log_scalars(trainer, scalars, step)
 

@@ -272,6 +272,10 @@ class GradientMonitor(Observer):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
 
+    @steps_aside
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._flush(trainer)  # what led up to a crash is what one wants to see
+
     def _logs_at(self, trainer: Trainer, step: int) -> bool:
         return logs_at(step, self.log_every_n_steps, trainer)
 
