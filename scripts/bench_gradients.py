@@ -222,9 +222,7 @@ def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, 
         start = number % len(rows)
         for row in rows[start:] + rows[:start]:
             seconds = turnstiles[row].turn(steps_per_turn)
-            times[row].append(
-                statistics.median(seconds[1:])
-            )  # the first finds the caches full of others' data
+            times[row].append(statistics.median(seconds[1:]))  # the first finds the caches full of others' data
     for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
         turnstile.steps_left = 2
         turnstile.go.release()

@@ -275,10 +275,7 @@ class GradientClipping(Callback):
             tally.verdicts.append((self._global_step, verdict))
             _skip_on_device(optimizer, verdict)
             return True
-        if not self._ranks_may_differ:
-            sound = math.isfinite(total.item())
-        else:
-            sound = not any_rank(~total.isfinite()).item()
+        sound = math.isfinite(total.item()) if not self._ranks_may_differ else not any_rank(~total.isfinite()).item()
         if sound:
             tally.took(self._global_step)
             return True

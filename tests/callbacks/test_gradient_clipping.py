@@ -217,9 +217,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert torch.equal(weights(resumed), weights(uninterrupted))
     assert [callback.state_dict() for callback in halves] == [callback.state_dict() for callback in whole]
 
-    other = trainer(
-        GradientClipping(0.1, on_nonfinite="raise"), GradientMonitor(7, norm_type=1), max_epochs=2
-    )
+    other = trainer(GradientClipping(0.1, on_nonfinite="raise"), GradientMonitor(7, norm_type=1), max_epochs=2)
     other.fit(Regression(), loader(batches(8)), ckpt_path=tmp_path / "half.ckpt")
 
 

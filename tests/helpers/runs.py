@@ -85,9 +85,7 @@ class GradientSpy(Callback):
     @staticmethod
     def _copy(module):
         return {
-            name: _exact(parameter.grad)
-            for name, parameter in module.named_parameters()
-            if parameter.grad is not None
+            name: _exact(parameter.grad) for name, parameter in module.named_parameters() if parameter.grad is not None
         }
 
 
