@@ -12,8 +12,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.cli import run_folder
 from lightning_gradtools.cli.composition import composition
+from lightning_gradtools.cli.gradient_table import gradient_table
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.summary import Summary
@@ -67,7 +69,7 @@ def train(cfg: DictConfig) -> float | None:
         summary = Summary.of(trainer, metrics, seconds=time.perf_counter() - started)
         if trainer.is_global_zero and summary.metrics:
             run_folder.record_summary(cfg.output_dir, summary)
-            print(summary.text(cfg.output_dir))
+            print(summary.text(cfg.output_dir, _gradients(callbacks)))
     return summary.metrics.get(cfg.objective)
 
 
@@ -81,6 +83,12 @@ def _check(cfg: DictConfig) -> None:
             integer(f"trainer.{key}", cfg.trainer[key], at_least=-1)
     if "lr" in cfg.optimizer:
         number("optimizer.lr", cfg.optimizer.lr, at_least=0)
+
+
+def _gradients(callbacks: list[lightning.Callback]) -> list[str]:
+    """The table of what a monitor among ``callbacks`` saw of each layer; ddp_spawn leaves that in other processes."""
+    history = next((list(callback.history) for callback in callbacks if isinstance(callback, GradientMonitor)), [])
+    return gradient_table([record.step for record in history], [record.values for record in history])
 
 
 def _can_test(module: lightning.LightningModule, datamodule: lightning.LightningDataModule | None) -> bool:
