@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradtools.arguments import integer
-from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_histograms, log_scalars, publish
+from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_figure, log_histograms, log_scalars, publish
 from lightning_gradtools.callbacks.gradient_pass import (
     GradientPass,
     gradient_pass,
@@ -29,6 +29,7 @@ from lightning_gradtools.callbacks.layers import LayerGrouping, LayerTable, Patt
 from lightning_gradtools.callbacks.micro_batches import MicroBatchNorms
 from lightning_gradtools.callbacks.norm_type import norm_type_of
 from lightning_gradtools.callbacks.observer import Observer, logs_at, steps_aside
+from lightning_gradtools.dashboards.gradients import norms_over_depth
 from lightning_gradtools.distributed import mean_over_ranks
 from lightning_gradtools.gradients.clipping import clip_coefficient
 from lightning_gradtools.gradients.direction import inner_products
@@ -95,6 +96,8 @@ class GradientMonitor(Observer):
                                      while noise drowns an estimate
     ``grad_noise/signal``            moving average of ‖G‖²                            ``noise_scale=True``
     ``grad_noise/trace``             moving average of tr Σ                            ``noise_scale=True``
+    ``grad_norm/over_depth``         figure: norm of each layer over depth, for a      end of training, in
+                                     few steps                                         TensorBoard only
     ``grad_histogram/<parameter>``   64 bins, in TensorBoard only                      ``histograms=True``
     ===============================  ================================================  ======================
 
@@ -275,6 +278,26 @@ class GradientMonitor(Observer):
     @steps_aside
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._flush(trainer)  # what led up to a crash is what one wants to see
+        self._draw(trainer)
+
+    @steps_aside
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        """Log the figure of the layers' norms over depth; with several optimizers each layer has its own anyway."""
+        start = f"{self.prefix}grad_norm/"
+        norms = [
+            {
+                key.removeprefix(start): value
+                for key, value in record.values.items()
+                if key.startswith(start) and not key.startswith(f"{start}total")
+            }
+            for record in self.history
+        ]
+        steps = [record.step for record in self.history]
+        if any(norms):
+            log_figure(trainer, f"{start}over_depth", lambda: norms_over_depth(steps, norms), steps[-1])
 
     def _logs_at(self, trainer: Trainer, step: int) -> bool:
         return logs_at(step, self.log_every_n_steps, trainer)

@@ -2,17 +2,16 @@
 
 import sys
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks.bulk_logging import log_figure
 from lightning_gradtools.callbacks.run_length import run_lengths
 from lightning_gradtools.callbacks.scheduler_ownership import make_way
 from lightning_gradtools.dashboards.learning_rate import planned_curve
@@ -132,11 +131,8 @@ class WarmupCosineSchedule(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what a resumed run changes, and draw what is planned."""
         self._compare_with_checkpoint(trainer)
-        if trainer.is_global_zero and find_spec("matplotlib"):
-            loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-            for logger in loggers:
-                figure = self._planned_curve(run_lengths(trainer, pl_module)[0])
-                logger.experiment.add_figure("learning_rate/planned", figure, trainer.global_step)
+        run_steps = run_lengths(trainer, pl_module)[0]
+        log_figure(trainer, "learning_rate/planned", lambda: self._planned_curve(run_steps), trainer.global_step)
 
     def _planned_curve(self, run_steps: int | None) -> "Figure":
         """Draw the rates of every optimizer and group, at up to about a thousand steps."""
