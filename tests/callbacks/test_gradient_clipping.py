@@ -159,8 +159,8 @@ def test_overflow_of_finite_gradients_is_clipped_not_skipped():
     assert reference_norm(spy.after[0]) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure():
-    norms = []
+def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure_by_its_own_norm():
+    norms, spy = [], GradientSpy()
 
     class Spied(torch.optim.LBFGS):
         def step(self, closure):
@@ -171,9 +171,24 @@ def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure():
 
             return super().step(watched)
 
-    trained(GradientClipping(0.05), GradientMonitor(), optimizer=Spied, settings={"max_iter": 4})
-    assert len(norms) > 6
-    assert all(norm <= 0.05 * (1 + 1e-5) for norm in norms)
+    trained(spy, GradientClipping(0.5), GradientMonitor(), optimizer=Spied, settings={"max_iter": 4})
+    before = [reference_norm(gradients) for gradients in spy.before]
+    assert len(before) > 6
+    assert any(norm > 0.5 for norm in before)
+    assert norms == pytest.approx([min(0.5, norm) for norm in before], rel=1e-4)
+
+
+def test_a_clamp_does_not_hide_infinities_from_the_loss_scaler():
+    # all products have one sign, so the overflow is infinite and not NaN
+    data = [(x.abs() + 0.1, y.abs() + 10) for x, y in batches()]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    module = Regression(lambda: torch.nn.Linear(4, 1), fused=True)
+    spy, before = GradientSpy(), weights(module).clone()
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    fit(module, spy, GradientClipping(clip_value=0.01), data=data[:1], plugins=[plugin])
+    assert all(gradient.isinf().any() and not gradient.isnan().any() for gradient in spy.before[0].values())
+    assert scaler.get_scale() == 2.0**29
+    assert torch.equal(weights(module), before)
 
 
 def test_logs_coefficient_rate_and_skips():
