@@ -66,6 +66,7 @@ def log_figure(trainer: Trainer, tag: str, draw: Callable[[], "Figure"], step: i
         writer = _summary_writer(logger)
         if writer is not None:
             writer.add_figure(tag, draw(), step)
+            writer.flush()  # the last thing of many runs
 
 
 def _summary_writer(logger: Logger) -> Any:
