@@ -140,11 +140,12 @@ class WarmupCosineSchedule(Callback):
         end = max(schedule.total_steps, run_steps or 0)
         corners = {schedule.warmup_steps, schedule.total_steps - 1, schedule.total_steps, end}
         steps = sorted({*range(0, end, max(1, end // 1000)), *corners})
-        rates = {
-            f"optimizer {i}, group {j}": [float(base_lr) * schedule.factor(step) for step in steps]
-            for i, scheduler in enumerate(self.schedulers)
-            for j, base_lr in enumerate(scheduler.base_lrs)
-        }
+        rates = {}
+        for i, scheduler in enumerate(self.schedulers):
+            for base_lr in dict.fromkeys(map(float, scheduler.base_lrs)):  # groups of one rate are one line
+                groups = [str(j) for j, other in enumerate(scheduler.base_lrs) if float(other) == base_lr]
+                label = f"optimizer {i}, group {', '.join(groups)}"
+                rates[label] = [base_lr * schedule.factor(step) for step in steps]
         return planned_curve(steps, rates, run_steps)
 
     def _compare_with_checkpoint(self, trainer: Trainer) -> None:
