@@ -82,14 +82,14 @@ class GradientClipping(Callback):
         percentile: from 0 to 100.
         zscore: standard deviations above the median.
         norm_type: 2, 1 or ``"inf"``: the norm that is limited; ``clip_value`` and ``adaptive`` have their
-        own.
+            own.
         exclude: regular expressions; parameters in whose name one is found are neither clipped nor counted in
             a norm (the paper on ``adaptive`` leaves out the last layer).
         overrides: other thresholds for the same method (None: do not clip) by optimizer, ``{1: 0.5}``, or by
             parameter group of it, ``{"0/2": None}``. A group named so is clipped by its own norm, the rest of
             its optimizer together.
         min_weight_norm: floor of a unit's weight norm for ``adaptive``, so that weights which start at 0 can
-        move.
+            move.
         window: latest norms that ``percentile`` and ``zscore`` look back on.
         warmup_steps: finite norms to see before these two clip; 25 is ZClip's.
         on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all gradients, so that
@@ -257,9 +257,6 @@ class GradientClipping(Callback):
             self._excluded[id(parameter)] = matches(name, self._exclude)
         return self._excluded[id(parameter)]
 
-    # --- steps that are not finite
-    # -----------------------------------------------------------------------------
-
     def _is_sound(self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally) -> bool:
         """Say whether to clip and take this step; if not, its gradients are dealt with already."""
         if self.on_nonfinite is None:
@@ -323,9 +320,6 @@ class GradientClipping(Callback):
     def _global_step(self) -> int:
         assert self._trainer is not None
         return self._trainer.global_step
-
-    # --- Lightning
-    # ---------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._refuse_what_cannot_work(trainer, pl_module)

@@ -116,7 +116,7 @@ class GradientMonitor(Observer):
         group_by: what a layer is: ``"parameter"``, ``"module"`` or a regular expression on parameter names,
             whose first group (or whole match) names the layer.
         include: regular expressions; only parameters in whose name one is found are reported. Totals have
-        all.
+            all.
         exclude: regular expressions of parameters not to report.
         top_k: report only this many layers, those of largest gradient; 0 only totals; None every layer.
         progress_bar: whether to show the total as ``grad_norm`` in the progress bar, refreshed when logged.
@@ -302,9 +302,6 @@ class GradientMonitor(Observer):
     def _logs_at(self, trainer: Trainer, step: int) -> bool:
         return logs_at(step, self.log_every_n_steps, trainer)
 
-    # --- what is measured, all of it on the device
-    # -------------------------------------------------------------
-
     def _norms(self, quantity: str, tensors: Sequence[Tensor]) -> Section:
         norms = tensor_norms([tensor.detach() for tensor in tensors], self.norm_type)
         return Section(quantity, total_norm(norms, self.norm_type), norms)
@@ -419,9 +416,6 @@ class GradientMonitor(Observer):
             )
             self._names.setdefault(id(parameter), ("", None))  # an optimizer may hold what no module does
         return self._names[id(parameter)]
-
-    # --- what is logged, on the host
-    # ---------------------------------------------------------------------------
 
     def _flush(self, trainer: Trainer) -> None:
         """Bring what is pending to the host in one transfer, and log it."""
