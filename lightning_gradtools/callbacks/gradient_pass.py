@@ -36,6 +36,11 @@ class GradientPass:
     consumers: set[int] = field(default_factory=set)
     moment: tuple[int, int] = (-1, -1)
 
+    @property
+    def is_free_to_read(self) -> bool:
+        """Whether the host may read the norms without waiting for a device."""
+        return self.norms.total.device.type == "cpu"
+
 
 _latest: "weakref.WeakKeyDictionary[Optimizer, dict[float, GradientPass]]" = weakref.WeakKeyDictionary()
 
