@@ -21,6 +21,7 @@ from lightning_gradtools.callbacks.norms_after_clipping import norms_after_clipp
 from lightning_gradtools.callbacks.observer import Observer, logs_at, steps_aside
 from lightning_gradtools.callbacks.successive_gradients import SuccessiveGradients
 from lightning_gradtools.callbacks.weight_update import WeightUpdate
+from lightning_gradtools.callbacks.whole_gradients import refuse_hidden_gradients
 from lightning_gradtools.dashboards.gradients import norms_over_depth
 from lightning_gradtools.gradients.histogram import Histogram, histogram
 from lightning_gradtools.gradients.noise_scale import NoiseScale
@@ -112,7 +113,8 @@ class GradientMonitor(Observer):
         prefix: put before every key, to tell several monitors apart.
 
     Raises:
-        ArgumentError: if an argument is none of the above.
+        ArgumentError: if an argument is none of the above; at fit start, if the strategy keeps whole gradients
+            out of a callback's reach (FSDP1, DeepSpeed).
 
     Attributes:
         history: the latest :class:`GradientRecord` s, oldest first. It begins anew on resume.
@@ -178,6 +180,7 @@ class GradientMonitor(Observer):
         self._noise.stop()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_hidden_gradients(trainer, "GradientMonitor")
         self.failure = None
         self.release()
         self._layers.clear()
