@@ -243,7 +243,7 @@ class GradientMonitor(Observer):
             {
                 key.removeprefix(start): value
                 for key, value in record.values.items()
-                if key.startswith(start) and not key.startswith(f"{start}total")
+                if key.startswith(start) and key.removeprefix(start).split("/")[0] != "total"
             }
             for record in self.history
         ]
