@@ -13,6 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_gradtools.cli.main import main
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    """Make weights that a test does not seed itself the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def gradtools_train(monkeypatch, tmp_path):
     """Run ``gradtools-train`` in this process (starting one costs seconds of imports) and in an empty folder.
