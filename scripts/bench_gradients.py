@@ -42,7 +42,6 @@ from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 from lightning_gradtools.tasks.networks.gpt import GPT
 
 MAX_NORM = 1e-3
-TURN = 6  # steps that a row takes before it is the next one's turn
 WARM_UP = 3  # steps not counted in host synchronisations
 
 
@@ -87,7 +86,8 @@ def resnet() -> tuple[nn.Module, Tensor, Tensor]:
     return net, torch.randn(16, 3, 32, 32), torch.randint(10, (16,))
 
 
-MODELS = {"M1": mlp, "M2": gpt, "M3": resnet}
+# How to make it, steps that a row takes before it is the next one's turn, and turns.
+MODELS = {"M1": (mlp, 6, 60), "M2": (gpt, 3, 24), "M3": (resnet, 4, 40)}
 
 
 class Task(LightningModule):
@@ -96,7 +96,7 @@ class Task(LightningModule):
     def __init__(self, model: str, fused: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net, self.x, self.y = MODELS[model]()
+        self.net, self.x, self.y = MODELS[model][0]()
         self.fused = fused
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -144,7 +144,7 @@ class ComposerLike(Callback):
 
 
 class Turnstile(Callback):
-    """Holds a Trainer, which runs in a thread of its own, between two batches, and lets it through for its turn."""
+    """Holds a Trainer, which runs in its own thread, between two batches until it is its turn."""
 
     def __init__(self, device: str) -> None:
         self.synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -208,7 +208,8 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
 def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
     """Return for every row its step times, one per round, in seconds."""
     turnstiles = {row: Turnstile(device) for row in rows}
-    steps = rounds * TURN + 1
+    steps_per_turn = MODELS[model][1]
+    steps = rounds * steps_per_turn + 1
     threads = [
         threading.Thread(target=train, args=(Task(model, fused), row, steps, device, folder, turnstile))
         for row, turnstile in turnstiles.items()
@@ -220,7 +221,7 @@ def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, 
     for number in range(rounds):
         start = number % len(rows)
         for row in rows[start:] + rows[:start]:
-            seconds = turnstiles[row].turn(TURN)
+            seconds = turnstiles[row].turn(steps_per_turn)
             times[row].append(statistics.median(seconds[1:]))  # the first finds the caches full of others' data
     for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
         turnstile.steps_left = 2
@@ -309,14 +310,15 @@ def table(results: dict[str, dict[str, dict[str, Any]]], rows: list[str], key: s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--rounds", type=int, help="turns per row (default 60, quick 12)")
+    parser.add_argument(
+        "--rounds", type=int, help="turns per row (default by model: 60, 24 and 40; a quarter of it if quick)"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--optimizers", nargs="+", choices=["default", "fused"], default=["default", "fused"])
     parser.add_argument("--rows", nargs="+", help="only rows with one of these words in their name")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="also write everything, every round included, here")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (12 if arguments.quick else 60)
     rows = [
         row
         for row in ROWS
@@ -332,12 +334,13 @@ def main() -> None:
         for model, optimizer in itertools.product(arguments.models, arguments.optimizers):
             column = f"{model} {optimizer}"
             settings = model, optimizer == "fused", rows
+            rounds = arguments.rounds or MODELS[model][2] // (4 if arguments.quick else 1)
             times[column] = compare(*settings, rounds, arguments.device, folder)
             held = holdings(*settings, arguments.device, folder)
             results[column] = {row: {**found, **held[row]} for row, found in summary(times[column]).items()}
 
     print(f"torch {torch.__version__}, {platform.machine()}, {arguments.device}, 1 thread")
-    print(f"step time / that of {TRAINER_CLIP!r}, median of {rounds} paired turns")
+    print(f"step time / that of {TRAINER_CLIP!r}, median of paired turns")
     print(table(results, rows, "ratio", "{:.3f}"))
     print("\nits quartiles")
     print(table(results, rows, "quartile_low", "{:.3f}"))

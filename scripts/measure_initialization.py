@@ -101,7 +101,8 @@ def print_check(activation: nn.Module) -> None:
     mixing = find_mixing(calls, len(data))
     seconds = time.perf_counter() - start
     found = ", ".join(f"{each.name} ({each.kind}), off by {each.check.relative_error:.2g}" for each in wrong)
-    print(f"digits CNN with {type(activation).__name__}: wrong {found or 'none'}; mixing {mixing}; {seconds:.2f} s")
+    results = f"wrong: {found or 'none'}; mixing samples: {', '.join(mixing) or 'none'}; {seconds:.2f} s"
+    print(f"digits CNN with {type(activation).__name__}: {results}")
 
 
 if __name__ == "__main__":

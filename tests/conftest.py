@@ -24,6 +24,7 @@ def gradtools_train(monkeypatch, tmp_path):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     environment = dict(os.environ)
     lightning_loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    before = [(logger, logger.propagate, [(h, h.formatter) for h in logger.handlers]) for logger in lightning_loggers]
     deterministic = torch.are_deterministic_algorithms_enabled()
 
     def run(*arguments: str) -> int:
@@ -41,7 +42,8 @@ def gradtools_train(monkeypatch, tmp_path):
     yield run
     HydraConfig.instance().cfg = None
     torch.use_deterministic_algorithms(deterministic)
-    for logger in lightning_loggers:
-        logger.propagate = True
-        for handler in logger.handlers:
+    for logger, propagate, handlers in before:
+        logger.propagate = propagate
+        for handler, formatter in handlers:
+            handler.setFormatter(formatter)
             handler.filters.clear()

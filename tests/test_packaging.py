@@ -36,7 +36,13 @@ def test_hydra_finds_a_package_in_each_folder_of_configs():
 def wheel(tmp_path_factory):
     """Build from a copy, so that no `build/` is left in the tree for the next build to pick up."""
     source = tmp_path_factory.mktemp("source") / "tree"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
     for name in tracked.stdout.strip("\0").split("\0"):
         if (ROOT / name).exists():
             (source / name).parent.mkdir(parents=True, exist_ok=True)

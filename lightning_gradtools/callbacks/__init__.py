@@ -1,8 +1,23 @@
 """The callbacks: they decide when to measure, what to log and what to save; the mathematics is below."""
 
+from lightning_gradtools.callbacks.gradient_check import GradientCheck, GradientCheckError
 from lightning_gradtools.callbacks.gradient_clipping import GradientClipping
 from lightning_gradtools.callbacks.gradient_monitor import GradientMonitor
+from lightning_gradtools.callbacks.lr_range_test import LRRangeTest, lr_range_test
 from lightning_gradtools.callbacks.progress_bar import ProgressBar
+from lightning_gradtools.callbacks.torch_lr_scheduler import TorchLRScheduler
 from lightning_gradtools.callbacks.warmup_cosine_schedule import WarmupCosineSchedule
+from lightning_gradtools.callbacks.weight_initialization import WeightInitialization
 
-__all__ = ["GradientClipping", "GradientMonitor", "ProgressBar", "WarmupCosineSchedule"]
+__all__ = [
+    "GradientCheck",
+    "GradientCheckError",
+    "GradientClipping",
+    "GradientMonitor",
+    "LRRangeTest",
+    "ProgressBar",
+    "TorchLRScheduler",
+    "WarmupCosineSchedule",
+    "WeightInitialization",
+    "lr_range_test",
+]

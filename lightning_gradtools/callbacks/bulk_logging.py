@@ -1,16 +1,20 @@
-"""All scalars of a step to every logger at once.
+"""All scalars of a step to every logger at once, histograms and figures to TensorBoard.
 
-``self.log`` would cost hundreds of microseconds a key, on the step that logs it and on every later one.
+For scalars, ``self.log`` would cost hundreds of microseconds a key, on the step that logs it and on every later one.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_gradtools.gradients.histogram import Histogram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float], step: int) -> None:
@@ -51,6 +55,20 @@ def log_histograms(trainer: Trainer, histograms: Mapping[str, Histogram], step: 
             )
 
 
+def log_figure(trainer: Trainer, tag: str, draw: Callable[[], "Figure"], step: int) -> None:
+    """Write the figure that ``draw`` makes to the TensorBoard loggers of ``trainer``, if there are any.
+
+    Without matplotlib (the extra ``plots``) nothing is drawn.
+    """
+    if not trainer.is_global_zero or not find_spec("matplotlib"):
+        return
+    for logger in trainer.loggers:
+        writer = _summary_writer(logger)
+        if writer is not None:
+            writer.add_figure(tag, draw(), step)
+            writer.flush()  # the last thing of many runs
+
+
 def _summary_writer(logger: Logger) -> Any:
     return logger.experiment if isinstance(logger, TensorBoardLogger) else None
 
@@ -66,7 +84,7 @@ def _summary(scalars: Mapping[str, float]) -> Any:
 
 
 def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Put ``scalars`` into ``trainer.callback_metrics``, for ``EarlyStopping``, ``ModelCheckpoint`` and sweeps."""
+    """Put ``scalars`` into ``trainer.callback_metrics``, where ``EarlyStopping`` and sweeps look."""
     values = torch.tensor(list(scalars.values())).unbind()
     trainer.callback_metrics.update(zip(scalars, values, strict=True))
 

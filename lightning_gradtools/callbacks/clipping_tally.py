@@ -54,6 +54,11 @@ class ClippingTally:
         self.coefficients.append(coefficient)
         self.latest_limit = units[0].limit
 
+    @property
+    def is_full(self) -> bool:
+        """True when so much is on the device that it should be read though nothing is logged."""
+        return max(len(self.coefficients), len(self.verdicts)) >= _RATE_WINDOW
+
     def took(self, global_step: int) -> None:
         """Count a good step."""
         self.consecutive_skips = 0

@@ -62,7 +62,7 @@ class GradientCheck(Callback):
         estimators. on_failure: ``"raise"`` a :class:`GradientCheckError`, or ``"warn"``.
 
     Raises:
-        ArgumentError: at construction, for a value that cannot work.
+        ArgumentError: at construction, for a value that cannot work; at fit start, for an unknown module.
         GradientCheckError: at fit start, on all ranks if on one, if anything was found and
         ``on_failure="raise"``.
     """
@@ -82,6 +82,8 @@ class GradientCheck(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check."""
+        for name in self.exclude:
+            one_of("exclude", name, dict(pl_module.named_modules()))
         try:
             self.result = self._check(trainer, pl_module)
         except Exception as error:  # our own failure must not keep anyone from training

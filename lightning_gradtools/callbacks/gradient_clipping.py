@@ -271,11 +271,12 @@ class GradientClipping(Callback):
             tally.verdicts.append((self._global_step, fault))
             return True
         if self.on_nonfinite == "skip" and not _is_free_to_read(total) and _takes_verdict(optimizer):
-            verdict = self._agreed(~total.isfinite())
+            verdict = any_rank(~total.isfinite()) > 0 if self._ranks_may_differ else ~total.isfinite()
             tally.verdicts.append((self._global_step, verdict))
             _skip_on_device(optimizer, verdict)
             return True
-        if not self._agreed(~total.isfinite()).item():
+        sound = math.isfinite(total.item()) if not self._ranks_may_differ else not any_rank(~total.isfinite()).item()
+        if sound:
             tally.took(self._global_step)
             return True
         gradients = seen.norms.gradients()
@@ -317,9 +318,6 @@ class GradientClipping(Callback):
                 f"{what}; {tally.consecutive_skips} steps in a row"
                 f" (max_consecutive_skips={self.max_consecutive_skips}), {tally.last_good()}"
             )
-
-    def _agreed(self, flag: Tensor) -> Tensor:
-        return any_rank(flag) > 0 if self._ranks_may_differ else flag
 
     @property
     def _global_step(self) -> int:
@@ -399,14 +397,16 @@ class GradientClipping(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = lightning_step(trainer)
-        if trainer.fit_loop._should_accumulate() or not logs_at(step, self.log_every_n_steps, trainer):
-            return
+        logs = logs_at(step, self.log_every_n_steps, trainer) and not trainer.fit_loop._should_accumulate()
         scalars: dict[str, float] = {}
         for index, tally in self._tallies.items():
-            suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
+            if not logs and not tally.is_full:
+                continue
             tally.read()
             self._stop_if_hopeless(tally, "gradients are not finite")
-            scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
+            if logs:
+                suffix = f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
+                scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
         if scalars:
             log_scalars(trainer, scalars, step)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradtools.arguments import integer
-from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_histograms, log_scalars, publish
+from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_figure, log_histograms, log_scalars, publish
 from lightning_gradtools.callbacks.gradient_pass import (
     GradientPass,
     gradient_pass,
@@ -29,6 +29,7 @@ from lightning_gradtools.callbacks.layers import LayerGrouping, LayerTable, Patt
 from lightning_gradtools.callbacks.micro_batches import MicroBatchNorms
 from lightning_gradtools.callbacks.norm_type import norm_type_of
 from lightning_gradtools.callbacks.observer import Observer, logs_at, steps_aside
+from lightning_gradtools.dashboards.gradients import norms_over_depth
 from lightning_gradtools.distributed import mean_over_ranks
 from lightning_gradtools.gradients.clipping import clip_coefficient
 from lightning_gradtools.gradients.direction import inner_products
@@ -95,13 +96,15 @@ class GradientMonitor(Observer):
                                      while noise drowns an estimate
     ``grad_noise/signal``            moving average of ‖G‖²                            ``noise_scale=True``
     ``grad_noise/trace``             moving average of tr Σ                            ``noise_scale=True``
+    ``grad_norm/over_depth``         figure: norm of each layer over depth, for a      end of training, in
+                                     few steps                                         TensorBoard only
     ``grad_histogram/<parameter>``   64 bins, in TensorBoard only                      ``histograms=True``
     ===============================  ================================================  ======================
 
     ``...`` stands for ``total`` and each layer. With several optimizers every key ends in ``/optimizer_0``,
     ``/optimizer_1`` and so on. Steps are Lightning's own logging steps. With ``GradientClipping`` the
-    ``clip/`` keys are logged by it. ``trainer.callback_metrics`` holds the totals and ``grad_noise/scale``,
-    for ``EarlyStopping`` and sweeps.
+    ``clip/`` keys are logged by it. ``trainer.callback_metrics`` holds the totals, ``clip/`` and
+    ``grad_noise/``, for ``EarlyStopping`` and sweeps.
 
     The gradients are read once, in ``on_before_optimizer_step`` and only on steps that are logged, together
     with all other callbacks of this package that need them. Nothing is changed: weights are the same bit by
@@ -272,6 +275,30 @@ class GradientMonitor(Observer):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
 
+    @steps_aside
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._flush(trainer)  # what led up to a crash is what one wants to see
+        self._draw(trainer)
+
+    @steps_aside
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        """Log the figure of the layers' norms over depth; with several optimizers each layer has its own anyway."""
+        start = f"{self.prefix}grad_norm/"
+        norms = [
+            {
+                key.removeprefix(start): value
+                for key, value in record.values.items()
+                if key.startswith(start) and not key.startswith(f"{start}total")
+            }
+            for record in self.history
+        ]
+        steps = [record.step for record in self.history]
+        if any(norms):
+            log_figure(trainer, f"{start}over_depth", lambda: norms_over_depth(steps, norms), steps[-1])
+
     def _logs_at(self, trainer: Trainer, step: int) -> bool:
         return logs_at(step, self.log_every_n_steps, trainer)
 
@@ -351,7 +378,7 @@ class GradientMonitor(Observer):
     def _layers(
         self, trainer: Trainer, module: LightningModule, parameters: Sequence[Tensor], index: int
     ) -> tuple[LayerTable, Keys]:
-        """Return the layers of ``parameters`` and their keys, which are the same step after step as a rule."""
+        """Return the layers of ``parameters`` and their keys, as a rule the same step after step."""
         ids = list(map(id, parameters))
         known = self._tables.get(index)
         if known is None or known[0] != ids:
@@ -403,14 +430,15 @@ class GradientMonitor(Observer):
         reports, self._pending = self._pending, []
         bring_to_host(reports)
         logged: dict[int, dict[str, float]] = {}
+        latest: dict[str, float] = {}
         for report in reports:
-            scalars = logged.setdefault(report.step, {})
-            scalars.update(report.scalars(self.norm_type, self.top_k))
-            scalars.update((self.prefix + key, value) for key, value in self._running_scalars(report).items())
+            totals, layers = report.scalars(self.norm_type, self.top_k)
+            totals.update((self.prefix + key, value) for key, value in self._running_scalars(report).items())
+            logged.setdefault(report.step, {}).update({**totals, **layers})
+            latest.update(totals)
+        self._publish(trainer, latest)
         for step, scalars in logged.items():
             self.history.append(GradientRecord(step, scalars))
-            if step == reports[-1].step:
-                self._publish(trainer, scalars)
             log_scalars(trainer, scalars, step)
 
     def _running_scalars(self, report: Report) -> dict[str, float]:
@@ -431,9 +459,8 @@ class GradientMonitor(Observer):
                 scalars["grad_noise/scale"] = self._noise.scale
         return scalars
 
-    def _publish(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
+    def _publish(self, trainer: Trainer, totals: Mapping[str, float]) -> None:
         """Put totals where ``EarlyStopping``, sweeps and the progress bar look."""
-        totals = {key: value for key, value in scalars.items() if "/total" in key or key.endswith("grad_noise/scale")}
         publish(trainer, totals)
         if self.progress_bar:
             start = f"{self.prefix}grad_norm/total"

@@ -64,47 +64,42 @@ class Report:
                 start = end
         return start
 
-    def scalars(self, norm_type: float, top_k: int | None) -> dict[str, float]:
-        """Return what is logged, by key."""
+    def scalars(self, norm_type: float, top_k: int | None) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the totals and the layers to log, by key."""
         shown = None
         if top_k is not None:
             shown = largest(self.table.norms(self.per_parameter["grad_norm"], norm_type), top_k)
-        logged: dict[str, float] = {}
+        totals: dict[str, float] = {}
+        layers: dict[str, float] = {}
+
+        def put(quantity: str, total: float | None, values: Sequence[float | None]) -> None:
+            total_key, keys = self.keys.of(quantity)
+            if total is not None:
+                totals[total_key] = total
+            if values and shown is not None:
+                keys, values = (
+                    [keys[position] for position in shown],
+                    [values[position] for position in shown],
+                )
+            # There are no values where all layers share one factor.
+            layers.update({key: value for key, value in zip(keys, values, strict=False) if value is not None})
+
         for quantity in ("grad_norm", "grad_norm_clipped", "weight_norm"):
             if quantity in self.totals:
-                self._put(logged, quantity, self.totals[quantity], self._layers(quantity, norm_type), shown)
+                put(quantity, self.totals[quantity], self._layers(quantity, norm_type))
         if "update_norm" in self.totals:
             upper, lower = (self._layers(each, norm_type) for each in ("update_norm", "old_weight_norm"))
-            ratios = [_quotient(a, b) for a, b in zip(upper, lower, strict=True)]
             total = _quotient(self.totals["update_norm"], self.totals["old_weight_norm"])
-            self._put(logged, "update_ratio", total, ratios, shown)
+            put("update_ratio", total, list(map(_quotient, upper, lower)))
         if "inner_product" in self.per_parameter:
             products = [self.per_parameter[each] for each in ("inner_product", "square_now", "square_before")]
-            cosines = [_cosine(*each) for each in zip(*map(self.table.sums, products), strict=True)]
-            self._put(logged, "grad_cosine", _cosine(*map(math.fsum, products)), cosines, shown)
-        return logged
+            cosines = list(map(_cosine, *map(self.table.sums, products)))
+            put("grad_cosine", _cosine(*map(math.fsum, products)), cosines)
+        return totals, layers
 
     def _layers(self, quantity: str, norm_type: float) -> Sequence[float]:
         values = self.per_parameter.get(quantity)
         return () if values is None else self.table.norms(values, norm_type)
-
-    def _put(
-        self,
-        logged: dict[str, float],
-        quantity: str,
-        total: float | None,
-        layers: Sequence[float | None],
-        shown: list[int] | None,
-    ) -> None:
-        """Add a quantity's total and its layers, those in ``shown`` or all; None is a value that there is not."""
-        total_key, keys = self.keys.of(quantity)
-        if total is not None:
-            logged[total_key] = total
-        if not layers:
-            return
-        if shown is not None:
-            keys, layers = [keys[position] for position in shown], [layers[position] for position in shown]
-        logged.update((key, value) for key, value in zip(keys, layers, strict=True) if value is not None)
 
 
 class Keys:

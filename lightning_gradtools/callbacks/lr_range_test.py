@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_gradtools.arguments import ArgumentError, integer, number
+from lightning_gradtools.callbacks.bulk_logging import log_figure
 from lightning_gradtools.dashboards.learning_rate import range_test_curve
 
 _BETA = 0.98  # of the running mean of Lightning's finder
@@ -119,8 +119,5 @@ def lr_range_test(
         figure = range_test_curve(rates, losses, suggestion)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("learning_rate/range_test", figure)
-                logger.experiment.flush()
+        log_figure(trainer, "learning_rate/range_test", lambda: figure, 0)
     return LRRangeTest(tuple(rates), tuple(losses), suggestion, path)

@@ -2,17 +2,16 @@
 
 import sys
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks.bulk_logging import log_figure
 from lightning_gradtools.callbacks.run_length import run_lengths
 from lightning_gradtools.callbacks.scheduler_ownership import make_way
 from lightning_gradtools.dashboards.learning_rate import planned_curve
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 class WarmupCosineSchedule(Callback):
     """Puts a :class:`~lightning_gradtools.schedules.WarmupCosine` schedule on every optimizer of the run.
 
-    A length is an integer (optimizer steps), a float in [0, 1] (fraction of the run: ``0.05`` is 5 %, ``1.0``
-    all of it) or a text (``"2 epochs"``). The length of the run is Lightning's
-    ``estimated_stepping_batches``, that is optimizer steps: accumulation, ``limit_train_batches``,
-    ``max_steps`` and the number of devices are accounted for.
+    A length is an integer (optimizer steps), a float in [0, 1] (a fraction: of the run for ``total_steps``,
+    of ``total_steps`` for the others; ``1.0`` is all of it) or a text (``"2 epochs"``). The length of the run
+    is Lightning's ``estimated_stepping_batches``, that is optimizer steps: accumulation,
+    ``limit_train_batches``, ``max_steps`` and the number of devices are accounted for.
 
     **What counts as a step.** The learning rate of an optimizer's k-th real step, counted from 0, is its base
     learning rate times ``WarmupCosine.factor(k)``. A step is real if ``optimizer.step()`` ran and any
@@ -64,7 +63,7 @@ class WarmupCosineSchedule(Callback):
     ========================= ================================ ===============================================
 
     Args:
-        warmup_steps: the length of the warm-up. By default 5 % of the run, as Goyal et al. 2017 (5 of 90
+        warmup_steps: the length of the warm-up. By default 5 %, as Goyal et al. 2017 (5 of 90
             epochs) and RoBERTa (Liu et al. 2019; 24k of 500k steps).
         total_steps: the length of the schedule; left out, the run's.
         min_lr_ratio: the floor as a fraction of the base learning rate.
@@ -132,11 +131,8 @@ class WarmupCosineSchedule(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what a resumed run changes, and draw what is planned."""
         self._compare_with_checkpoint(trainer)
-        if trainer.is_global_zero and find_spec("matplotlib"):
-            loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-            for logger in loggers:
-                figure = self._planned_curve(run_lengths(trainer, pl_module)[0])
-                logger.experiment.add_figure("learning_rate/planned", figure, trainer.global_step)
+        run_steps = run_lengths(trainer, pl_module)[0]
+        log_figure(trainer, "learning_rate/planned", lambda: self._planned_curve(run_steps), trainer.global_step)
 
     def _planned_curve(self, run_steps: int | None) -> "Figure":
         """Draw the rates of every optimizer and group, at up to about a thousand steps."""
@@ -154,7 +150,8 @@ class WarmupCosineSchedule(Callback):
     def _compare_with_checkpoint(self, trainer: Trainer) -> None:
         """Say where the schedule of the checkpoint and of the arguments differ."""
         loaded, self._loaded = self._loaded, None
-        if loaded is None or trainer.global_step == 0:  # Lightning's finder loads its own checkpoint at step 0
+        # Lightning's learning rate finder loads a checkpoint of its own at step 0.
+        if loaded is None or trainer.global_step == 0:
             return
         if len(loaded) < len(self.schedulers):
             rank_zero_warn(
@@ -190,15 +187,24 @@ class WarmupCosineSchedule(Callback):
                 f"(max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps})"
             )
 
-        def in_steps(name: str, length: Length) -> int:
-            return steps_in(name, length, run_steps=run_steps, epoch_steps=epoch_steps)
+        total = steps_in(
+            "total_steps",
+            1.0 if self.total_steps is None else self.total_steps,
+            whole_steps=run_steps,
+            epoch_steps=epoch_steps,
+        )
 
-        total = in_steps("total_steps", 1.0 if self.total_steps is None else self.total_steps)
-        warmup = in_steps("warmup_steps", self.warmup_steps)
-        decay = None if self.decay_steps is None else in_steps("decay_steps", self.decay_steps)
+        def within(name: str, length: Length) -> int:
+            return steps_in(name, length, whole_steps=total, epoch_steps=epoch_steps)
+
+        warmup = within("warmup_steps", self.warmup_steps)
+        decay = None if self.decay_steps is None else within("decay_steps", self.decay_steps)
+        if isinstance(self.decay_steps, float) and decay == total - warmup + 1:
+            decay -= 1  # both were rounded up
         dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
         if dev_run and self.total_steps is None:
-            total = max(total, warmup + (decay or 0))  # it tries whether a run works, in steps too few for its lengths
+            # It tries whether a run works, in steps too few for the run's lengths.
+            total = max(total, warmup + (decay or 0))
         schedule = self._shape(total_steps=total, warmup_steps=warmup, decay_steps=decay)
         relative = self.total_steps is None or isinstance(self.total_steps, float)
         if not relative and not dev_run and run_steps is not None and run_steps != total:
@@ -216,7 +222,7 @@ class WarmupCosineSchedule(Callback):
 
 def _advance(trainer: Trainer, scheduler: WarmupCosineLR, optimizer: Optimizer, *_: Any) -> None:
     """Move the schedule on after an optimizer's step, if that step was real."""
-    # Lightning's learning rate finder takes the schedule out while it sets learning rates of its own.
+    # Others may take the schedule out to set learning rates of their own, as StochasticWeightAveraging does.
     installed = any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
     if installed and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
         scheduler.step()

@@ -25,6 +25,7 @@ def composition(cfg: DictConfig, module: lightning.LightningModule, ownership: O
         ("data", describe(cfg.data) if cfg.data._target_ else f"{type(module).__name__}'s own loaders"),
         ("optimizer", optimizer),
         ("schedule", schedule),
+        *([("weights", describe(cfg.initialization))] if cfg.initialization else []),
         *((("callbacks" if i == 0 else ""), text) for i, text in enumerate(_callbacks(cfg))),
         ("trainer", _trainer(cfg.trainer)),
         ("seed", str(cfg.seed)),

@@ -7,7 +7,8 @@ import warnings
 _NOISE = re.compile(
     r"^\s*(GPU available|TPU available|HPU available|IPU available|💡 Tip|`Trainer\.fit` stopped|"
     r"distributed_backend=|-{10,}|Initializing distributed|Running in `fast_dev_run`|"
-    r"Restor(ing|ed all) states from the checkpoint|Loaded model weights from the checkpoint)"
+    r"Restor(ing|ed all) states from the checkpoint|Loaded model weights from the checkpoint|"
+    r"`weights_only` was not set)"
 )
 
 
@@ -23,13 +24,12 @@ def keep_quiet(*, in_memory_data: bool) -> None:
         in_memory_data: the data module is one of ours, for which more loader workers are slower; the advice to raise
             their number is dropped too.
     """
-    for name in (
-        "lightning",
-        "lightning.pytorch",
-        "lightning.fabric",
-        None,
-    ):  # None is the root, which a sweep uses
-        for handler in logging.getLogger(name).handlers:
+    # Lightning gives its loggers handlers of their own or leaves lines to the root, where Hydra has one, or both.
+    top = logging.getLogger("lightning")
+    top.propagate = False
+    for logger in (top, logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")):
+        for handler in logger.handlers:
+            handler.setFormatter(logging.Formatter("%(message)s"))
             handler.addFilter(_Noise())
     # Lightning's own use of a torch API, which nobody who reads the console can change.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")

@@ -4,7 +4,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,11 @@ class Summary:
             best_checkpoint=getattr(checkpoint, "best_model_path", None) or None,
         )
 
-    def text(self, folder: str) -> str:
-        """Return the table, and the command that opens TensorBoard on ``folder`` if it holds event files."""
+    def text(self, folder: str, details: Sequence[str] = ()) -> str:
+        """Return the table, the lines of ``details``, and the command that opens TensorBoard on ``folder``.
+
+        The command is left out if ``folder`` holds no event files.
+        """
         took = f"{self.seconds:.1f} s"
         if self.steps:
             rate = self.steps / max(self.seconds, 1e-9)
@@ -57,6 +60,7 @@ class Summary:
             "",
             *self._table(),
             "",
+            *(details and [*details, ""]),
         ]
         if self.best_checkpoint:
             lines.append(f"Best checkpoint  {os.path.relpath(self.best_checkpoint)}")

@@ -12,11 +12,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.cli import run_folder
 from lightning_gradtools.cli.composition import composition
+from lightning_gradtools.cli.gradient_table import gradient_table
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.summary import Summary
+from lightning_gradtools.cli.tune import tune_learning_rate
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -41,10 +44,12 @@ def train(cfg: DictConfig) -> float | None:
     ownership = decide_ownership(module, cfg)
     if ownership.installs_optimizer:
         install_optimizer(module, instantiate(cfg.optimizer))
-    callbacks = [instantiate(node) for node in cfg.callbacks.values() if node]
-    if ownership.schedule_from_config:
-        callbacks.append(instantiate(cfg.schedule))
+    initialization = [instantiate(cfg.initialization)] if cfg.initialization else []
     loggers = [instantiate(node) for node in cfg.logger.values() if node]
+    if cfg.tune:
+        return tune_learning_rate(cfg, module, datamodule, initialization, loggers)
+    schedule = [instantiate(cfg.schedule)] if ownership.schedule_from_config else []
+    callbacks = [*initialization, *(instantiate(node) for node in cfg.callbacks.values() if node), *schedule]
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     _refuse_a_sweep_of_reruns(trainer, cfg)
 
@@ -64,7 +69,7 @@ def train(cfg: DictConfig) -> float | None:
         summary = Summary.of(trainer, metrics, seconds=time.perf_counter() - started)
         if trainer.is_global_zero and summary.metrics:
             run_folder.record_summary(cfg.output_dir, summary)
-            print(summary.text(cfg.output_dir))
+            print(summary.text(cfg.output_dir, _gradients(callbacks)))
     return summary.metrics.get(cfg.objective)
 
 
@@ -78,6 +83,12 @@ def _check(cfg: DictConfig) -> None:
             integer(f"trainer.{key}", cfg.trainer[key], at_least=-1)
     if "lr" in cfg.optimizer:
         number("optimizer.lr", cfg.optimizer.lr, at_least=0)
+
+
+def _gradients(callbacks: list[lightning.Callback]) -> list[str]:
+    """The table of what a monitor among ``callbacks`` saw of each layer; ddp_spawn leaves that in other processes."""
+    history = next((list(callback.history) for callback in callbacks if isinstance(callback, GradientMonitor)), [])
+    return gradient_table([record.step for record in history], [record.values for record in history])
 
 
 def _can_test(module: lightning.LightningModule, datamodule: lightning.LightningDataModule | None) -> bool:

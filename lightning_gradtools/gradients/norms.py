@@ -85,7 +85,7 @@ _kind = attrgetter("__class__", "layout", "dtype", "device")
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:
-    """Say whether all of ``tensors`` (at least one) are dense, not ``DTensor``, of one dtype and on one device."""
+    """Say whether all of ``tensors`` are dense, not ``DTensor``, of one dtype and on one device."""
     kinds = set(map(_kind, tensors))
     return len(kinds) == 1 and tensors[0].layout == torch.strided and not isinstance(tensors[0], DTensor)
 

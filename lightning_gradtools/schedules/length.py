@@ -1,11 +1,11 @@
-"""A length of training: in optimizer steps, in epochs, or as a fraction of the run."""
+"""A length of training: in optimizer steps, in epochs, or as a fraction of a longer one."""
 
 import re
 
 from lightning_gradtools.arguments import ArgumentError, integer, number
 
 Length = int | float | str
-"""``100``: optimizer steps; ``0.05``: a fraction of the run (``1.0``: all of it); ``"2 epochs"``: epochs."""
+"""``100``: optimizer steps; ``0.05``: a fraction (``1.0``: all of it); ``"2 epochs"``: epochs."""
 
 _EPOCHS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*epochs?\s*")
 
@@ -26,13 +26,13 @@ def check_length(name: str, length: Length) -> Length:
     return length
 
 
-def steps_in(name: str, length: Length, *, run_steps: int | None, epoch_steps: int | None) -> int:
+def steps_in(name: str, length: Length, *, whole_steps: int | None, epoch_steps: int | None) -> int:
     """Return a length in optimizer steps, rounded to the nearest.
 
     Args:
         name: the argument the length came as, for the message.
         length: the length.
-        run_steps: the optimizer steps of the whole run; None if that is not known.
+        whole_steps: what a fraction is of, in optimizer steps; None if that is not known.
         epoch_steps: the optimizer steps of an epoch; None if that is not known.
 
     Raises:
@@ -42,12 +42,12 @@ def steps_in(name: str, length: Length, *, run_steps: int | None, epoch_steps: i
     if isinstance(length, int):
         return length
     if isinstance(length, float):
-        if run_steps is None:
+        if whole_steps is None:
             raise ArgumentError(
                 f"{name}={length!r}: must be an integer (optimizer steps) or epochs, because this run has no "
                 "known end to take a fraction of"
             )
-        return round(length * run_steps)
+        return round(length * whole_steps)
     if epoch_steps is None:
         raise ArgumentError(
             f"{name}={length!r}: must be an integer (optimizer steps), because this run's epochs have no known length"

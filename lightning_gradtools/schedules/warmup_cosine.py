@@ -98,7 +98,7 @@ class WarmupCosine:
         elapsed = step - (self.total_steps - length)
         if elapsed < 0:
             return 1.0
-        # In integers: n * elapsed / length rounded to just below a whole number would delay a restart.
+        # Multiplied first: elapsed / length * num_cycles, rounded twice, can fall just short of a restart.
         progress = self.num_cycles * elapsed % length / length
         return self.min_lr_ratio + (1 - self.min_lr_ratio) * _DECAYS[self.decay](progress)
 
@@ -152,6 +152,10 @@ class WarmupCosineLR(LRScheduler):
                 f"{len(self.optimizer.param_groups)}"
             )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "schedule"})
-        # The optimizer's own state, loaded before, holds the rate of the curve it was saved with.
-        self.last_epoch -= 1
-        self._update_lr()
+        # The optimizer's own state, loaded before, holds the rates of the curve it was saved with.
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

@@ -152,6 +152,11 @@ def test_what_cannot_be_checked_is_said_and_training_goes_on(fit):
         assert check.result is None
 
 
+def test_an_unknown_module_cannot_be_excluded(fit):
+    with pytest.raises(ArgumentError, match=r"^exclude='net\.2\.iner\.1': .*did you mean 'net\.2\.inner\.1'"):
+        fit(DigitsCNN(), GradientCheck(exclude=["net.2.iner.1"]))
+
+
 @pytest.mark.parametrize("arguments", [{"tolerance": 0.0}, {"directions": 0}, {"on_failure": "stop"}])
 def test_bad_arguments_are_named(arguments):
     (name,) = arguments

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
+from runs import GradientSpy, Regression, batches, fit, loader, mlp, reference_norm, trainer
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, gradient_clipping
@@ -18,10 +18,10 @@ def weights(module):
     return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
 
 
-def trained(*callbacks, data=None, optimizer=torch.optim.AdamW, settings=None, **trainer):
+def trained(*callbacks, data=None, optimizer=torch.optim.AdamW, settings=None, **arguments):
     torch.manual_seed(0)
     module = Regression(optimizer=optimizer, **(settings or {}))
-    run = fit(module, *callbacks, data=data, **trainer)
+    run = fit(module, *callbacks, data=data, **arguments)
     return module, run
 
 
@@ -159,8 +159,8 @@ def test_overflow_of_finite_gradients_is_clipped_not_skipped():
     assert reference_norm(spy.after[0]) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure():
-    norms = []
+def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure_by_its_own_norm():
+    norms, spy = [], GradientSpy()
 
     class Spied(torch.optim.LBFGS):
         def step(self, closure):
@@ -171,9 +171,24 @@ def test_lbfgs_is_clipped_in_every_evaluation_of_its_closure():
 
             return super().step(watched)
 
-    trained(GradientClipping(0.05), GradientMonitor(), optimizer=Spied, settings={"max_iter": 4})
-    assert len(norms) > 6
-    assert all(norm <= 0.05 * (1 + 1e-5) for norm in norms)
+    trained(spy, GradientClipping(0.5), GradientMonitor(), optimizer=Spied, settings={"max_iter": 4})
+    before = [reference_norm(gradients) for gradients in spy.before]
+    assert len(before) > 6
+    assert any(norm > 0.5 for norm in before)
+    assert norms == pytest.approx([min(0.5, norm) for norm in before], rel=1e-4)
+
+
+def test_a_clamp_does_not_hide_infinities_from_the_loss_scaler():
+    # all products have one sign, so the overflow is infinite and not NaN
+    data = [(x.abs() + 0.1, y.abs() + 10) for x, y in batches()]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    module = Regression(lambda: torch.nn.Linear(4, 1), fused=True)
+    spy, before = GradientSpy(), weights(module).clone()
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    fit(module, spy, GradientClipping(clip_value=0.01), data=data[:1], plugins=[plugin])
+    assert all(gradient.isinf().any() and not gradient.isnan().any() for gradient in spy.before[0].values())
+    assert scaler.get_scale() == 2.0**29
+    assert torch.equal(weights(module), before)
 
 
 def test_logs_coefficient_rate_and_skips():
@@ -201,6 +216,24 @@ def test_state_survives_a_resume_with_other_arguments(tmp_path):
     second.load_state_dict(state)
     assert second.state_dict() == first.state_dict()
     assert second.state_dict()["tallies"]["0"]["skipped_steps"] == 1
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    def callbacks(threshold=2.0):
+        return GradientClipping(zscore=threshold, warmup_steps=2), GradientMonitor(noise_scale=True)
+
+    whole = callbacks()
+    uninterrupted, _ = trained(*whole, data=batches(8), max_epochs=2, accumulate_grad_batches=2)
+    _, run = trained(*callbacks(), data=batches(8), accumulate_grad_batches=2)
+    run.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, halves = Regression(), callbacks()
+    again = trainer(*halves, max_epochs=2, accumulate_grad_batches=2)
+    again.fit(resumed, loader(batches(8)), ckpt_path=tmp_path / "half.ckpt")
+    assert torch.equal(weights(resumed), weights(uninterrupted))
+    assert [callback.state_dict() for callback in halves] == [callback.state_dict() for callback in whole]
+
+    other = trainer(GradientClipping(0.1, on_nonfinite="raise"), GradientMonitor(7, norm_type=1), max_epochs=2)
+    other.fit(Regression(), loader(batches(8)), ckpt_path=tmp_path / "half.ckpt")
 
 
 def same_gradients(*callbacks, scales, **settings):
@@ -275,6 +308,14 @@ def test_fused_skips_on_the_device(reading_is_dear, optimizer, recwarn):
     assert not [warning for warning in recwarn if "GradientClipping" in str(warning.message)]
 
 
+def test_what_is_on_the_device_is_read_now_and_then_though_nothing_is_logged(reading_is_dear):
+    clipping = GradientClipping(0.1)
+    trained(clipping, data=batches(150), log_every_n_steps=0)
+    (tally,) = clipping._tallies.values()
+    assert len(tally.coefficients) == 50
+    assert len(tally.clipped) == 100
+
+
 def test_too_many_skips_on_the_device_are_noticed_when_logged(reading_is_dear):
     with pytest.raises(FloatingPointError, match=r"4 steps in a row .*good one was global step 0"):
         trained(
@@ -287,11 +328,11 @@ def test_too_many_skips_on_the_device_are_noticed_when_logged(reading_is_dear):
 @pytest.mark.parametrize("clip", [{"max_norm": 0.1}, {"clip_value": 0.01}, {"adaptive": 0.01}], ids=str)
 @pytest.mark.parametrize("fused", [False, True])
 def test_fp16_scale_search_is_no_fault_and_clipping_is_unscaled(clip, fused):
-    def run(*callbacks, scale=2.0**10, data=None, **trainer):
+    def run(*callbacks, scale=2.0**10, data=None, **arguments):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         precision = MixedPrecision("16-mixed", "cpu", scaler)
         settings = {"fused": fused}
-        return trained(*callbacks, plugins=[precision], data=data, settings=settings, **trainer)[0], scaler
+        return trained(*callbacks, plugins=[precision], data=data, settings=settings, **arguments)[0], scaler
 
     monitor, clipping = GradientMonitor(), GradientClipping(**clip)
     scaled, _ = run(monitor, clipping)

@@ -179,6 +179,19 @@ def test_weights_are_the_same_bit_by_bit_without_it():
     assert all(torch.equal(with_it[key], without[key]) for key in without)
 
 
+def test_what_led_up_to_a_crash_is_kept():
+    class Crashes(Regression):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 3:
+                raise RuntimeError("crash")
+            return super().training_step(batch, batch_idx)
+
+    monitor = GradientMonitor(logs_per_flush=100)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(Crashes(), monitor)
+    assert [record.step for record in monitor.history] == [0, 1, 2]
+
+
 class Snapshots(GradientSpy):
     """Keeps the weights before every step and after it."""
 
@@ -325,6 +338,83 @@ def test_state_is_plain_and_survives():
     again.load_state_dict(state)
     assert again.state_dict() == state
     assert again.state_key == monitor.state_key != GradientMonitor(prefix="other/").state_key
+
+
+class Bag(torch.nn.Module):
+    """A sparse embedding, a tied weight, a parameter without a gradient and an empty one."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 4, sparse=True)
+        self.first = self.tied = torch.nn.Linear(4, 4)
+        self.last = torch.nn.Linear(4, 1)
+        self.unused = torch.nn.Parameter(torch.ones(3))
+        self.empty = torch.nn.Parameter(torch.zeros(0))
+
+    def forward(self, x):
+        rows = self.table(x.abs().long().clamp(max=9)).sum(1)
+        return self.last(self.tied(self.first(x.to(rows.dtype) + rows).tanh())) + self.empty.sum()
+
+
+class ComplexNet(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rotation = torch.nn.Parameter(torch.randn(4, 1, dtype=torch.complex64))
+        self.scale = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x):
+        return ((x.to(torch.complex64) @ self.rotation).abs() * self.scale).float()
+
+
+class Bf16(Regression):
+    def training_step(self, batch, batch_idx):
+        return super().training_step([part.bfloat16() for part in batch], batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (lambda: Regression(Bag, torch.optim.SGD), {}),
+        (lambda: Regression(Bag, torch.optim.SGD), {"accumulate_grad_batches": 4}),
+        (lambda: Regression(ComplexNet, torch.optim.SGD), {}),
+        (lambda: Bf16(lambda: mlp().bfloat16(), torch.optim.SGD), {}),
+        (lambda: Regression(mlp, torch.optim.AdamW, fused=True), {}),
+        (lambda: Regression(mlp, torch.optim.LBFGS, lr=1e-2, max_iter=3), {}),
+        (lambda: Regression(), {"precision": "bf16-mixed"}),
+    ],
+    ids=[
+        "sparse, tied, None, empty",
+        "the same, accumulated",
+        "complex",
+        "bf16",
+        "fused",
+        "LBFGS",
+        "autocast",
+    ],
+)
+def test_every_kind_of_gradient_equals_float64_and_no_weight_changes(make, settings):
+    def run(*callbacks):
+        torch.manual_seed(3)
+        module = make()
+        fit(module, *callbacks, **settings)
+        return module.state_dict()
+
+    spy = GradientSpy()
+    monitor = GradientMonitor(weight_norm=True, update_ratio=True, cosine=True)
+    with_it, without = run(spy, monitor), run()
+    assert monitor.failure is None
+    assert all(torch.equal(with_it[key], without[key]) for key in without)
+    latest = spy.before if len(spy.before) == len(monitor.history) else spy.before[-1:]
+    for record, gradients in zip(list(monitor.history)[-len(latest) :], latest, strict=True):
+        assert record.values["grad_norm/total"] == pytest.approx(complex_norm(gradients), rel=1e-6)
+        for name, gradient in gradients.items():
+            expected = pytest.approx(complex_norm({name: gradient}), rel=1e-6)
+            assert record.values[f"grad_norm/{name}"] == expected
+        assert "grad_norm/net.unused" not in record.values
+
+
+def complex_norm(gradients):
+    return math.sqrt(sum(float(gradient.abs().square().sum()) for gradient in gradients.values()))
 
 
 def test_two_optimizers_are_kept_apart():

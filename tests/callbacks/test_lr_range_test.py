@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks.lr_range_test import LRRangeTest, lr_range_test, steepest_descent
+from lightning_gradtools.callbacks.warmup_cosine_schedule import WarmupCosineSchedule
 
 
 def test_steepest_descent_on_a_known_curve():
@@ -104,6 +105,19 @@ def test_callbacks_that_change_the_network_take_part_and_are_undone(tmp_path):
     assert seen[0] == 0
     assert torch.equal(net.net[0].weight, before)
     assert trainer.callbacks == [callback]
+
+
+def test_the_schedule_stays_out_of_the_way(tmp_path):
+    used = []
+
+    class Spy(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            (optimizer,) = trainer.optimizers
+            optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+
+    trainer = trainer_in(tmp_path, Spy(), WarmupCosineSchedule(warmup_steps=5))
+    result = lr_range_test(trainer, Net(), num_steps=30)
+    assert used == list(result.rates)
 
 
 def test_bad_arguments_are_named(tmp_path):

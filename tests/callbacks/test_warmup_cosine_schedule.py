@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder, LearningRateMonitor
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    LearningRateMonitor,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.tuner import Tuner
@@ -127,6 +132,14 @@ def test_lengths_in_epochs(fit):
     assert used[0] == curve(WarmupCosine(20, warmup_steps=10, decay_steps=5), range(20))
 
 
+def test_fractions_are_of_the_schedule_and_fit_into_it_whatever_their_rounding(fit):
+    with pytest.warns(UserWarning, match="spends 15 at the floor"):
+        used, _ = fit(Net(), WarmupCosineSchedule(0.3, 5, decay_steps=0.7))
+    assert used[0] == curve(WarmupCosine(5, warmup_steps=2, decay_steps=3), range(20))
+    with pytest.raises(ArgumentError, match=r"^decay_steps=16: must be at most"):
+        fit(Net(), WarmupCosineSchedule(0.3, decay_steps=0.8))
+
+
 def test_changing_accumulation_is_counted(fit):
     used, trainer = fit(
         Net(), WarmupCosineSchedule(warmup_steps=2), GradientAccumulationScheduler({0: 1, 1: 5}), max_epochs=3
@@ -155,7 +168,7 @@ def test_a_run_without_an_end_with_a_length(fit):
         def on_train_batch_end(self, trainer, *args):
             trainer.should_stop = trainer.global_step >= 30
 
-    used, _ = fit(Net(), WarmupCosineSchedule(2, 20, min_lr_ratio=0.1), Stop(), max_epochs=-1)
+    used, _ = fit(Net(), WarmupCosineSchedule(0.1, 20, min_lr_ratio=0.1), Stop(), max_epochs=-1)
     assert used[0] == curve(WarmupCosine(20, warmup_steps=2, min_lr_ratio=0.1), range(30))
 
 
@@ -403,6 +416,7 @@ def test_an_optimizer_that_the_module_uses_again_is_scheduled_once(fit):
     net, schedule = Keeps(), WarmupCosineSchedule(warmup_steps=5)
     expected = curve(WarmupCosine(20, warmup_steps=5), range(20))
     assert fit(net, schedule)[0][0] == expected
+    assert not net.kept._optimizer_step_post_hooks
     assert fit(net, schedule)[0][0] == expected
 
 
@@ -412,6 +426,14 @@ def test_learning_rate_monitor_logs_every_step(fit, tmp_path):
     used, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), monitor, logger=logger)
     assert monitor.lrs["lr-Adam/pg1"] == [rates[0] for rates in used[0]]
     assert monitor.lrs["lr-Adam/pg2"] == [rates[1] for rates in used[0]]
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
+def test_stochastic_weight_averaging_takes_over(fit):
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=1)
+    used, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), averaging, max_epochs=4)
+    assert used[0][:BATCHES] == curve(WarmupCosine(40, warmup_steps=5), range(BATCHES))
+    assert used[0][-BATCHES:] == [[0.05, 0.05]] * BATCHES
 
 
 @pytest.mark.parametrize("finder_first", [True, False])

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 BRIEF = ("trainer.max_epochs=1", "trainer.limit_train_batches=4", "trainer.log_every_n_steps=2")
@@ -110,6 +111,39 @@ def test_resume_goes_on_where_the_checkpoint_stopped(gradtools_train, capsys):
 def test_debug_groups(gradtools_train):
     assert gradtools_train("debug=fast_dev_run") == 0
     assert gradtools_train("debug=overfit_batches", "trainer.max_epochs=2") == 0
+
+
+@pytest.mark.parametrize(
+    "schedule", ["warmup_stable_decay", "cosine", "step", "exponential", "plateau", "one_cycle", "none"]
+)
+def test_every_schedule_trains(gradtools_train, capsys, schedule):
+    rates = {
+        "step": ["schedule.scheduler.step_size=1"],
+        "plateau": ["schedule.scheduler.patience=0", "+schedule.scheduler.threshold=0.999"],
+    }
+    brief = (*BRIEF, "trainer.max_epochs=3", "trainer.limit_val_batches=1", "test=false")
+    assert gradtools_train(f"schedule={schedule}", *rates.get(schedule, []), *brief) == 0
+    rate = float(capsys.readouterr().out.split("epoch 3/3")[1].split("lr=")[1].split()[0])
+    last = {"step": 3e-6, "exponential": 0.003 * 0.9**3, "none": 0.003}.get(schedule)
+    assert rate == pytest.approx(last, rel=0.01) if last else rate < 0.0004
+
+
+def test_tune_lr_prints_overrides_and_trains_nothing(gradtools_train, capsys):
+    assert gradtools_train("tune=lr", "tune.num_steps=60", "tune.noise_steps=20") == 0
+    out = capsys.readouterr().out
+    rate = float(out.split("optimizer.lr=")[1].split()[0])
+    assert 1e-4 < rate < 0.3
+    assert "Batch size" in out
+    folder = only("outputs/digits/*")
+    assert (folder / "lr_range_test.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "checkpoints").exists()
+
+
+def test_initialization_is_a_group(gradtools_train, capsys):
+    assert gradtools_train("initialization=orthogonal", "model.net.init=default", "test=false", *BRIEF) == 0
+    assert "weights    WeightInitialization(scheme=orthogonal)" in capsys.readouterr().out
+    weight = torch.load(only("outputs/digits/*/checkpoints/last.ckpt"))["state_dict"]["net.layers.1.linear.weight"]
+    assert torch.linalg.svdvals(weight).std() < 0.05  # orthogonal but for the four steps since
 
 
 def test_help_is_one_readable_page(gradtools_train, capsys):

@@ -63,8 +63,8 @@ def test_every_file_composes_and_instantiates(application, file):
         assert isinstance(instantiate(cfg.data), LightningDataModule)
     optimizer = instantiate(cfg.optimizer)(module.parameters())
     assert optimizer.param_groups[0]["lr"] == cfg.optimizer.lr
-    for node in (*cfg.callbacks.values(), *([cfg.schedule] if cfg.schedule else [])):
-        assert isinstance(instantiate(node), Callback)
+    for node in (*cfg.callbacks.values(), cfg.schedule, cfg.initialization):
+        assert not node or isinstance(instantiate(node), Callback)
     for node in cfg.logger.values():
         assert isinstance(instantiate(node), Logger)
     assert isinstance(instantiate(cfg.trainer, logger=False), Trainer)

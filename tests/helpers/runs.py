@@ -85,10 +85,13 @@ class GradientSpy(Callback):
     @staticmethod
     def _copy(module):
         return {
-            name: parameter.grad.detach().to_dense().double().clone()
-            for name, parameter in module.named_parameters()
-            if parameter.grad is not None
+            name: _exact(parameter.grad) for name, parameter in module.named_parameters() if parameter.grad is not None
         }
+
+
+def _exact(gradient: torch.Tensor) -> torch.Tensor:
+    dtype = torch.complex128 if gradient.is_complex() else torch.float64
+    return gradient.detach().to_dense().to(dtype, copy=True)
 
 
 def reference_norm(gradients: dict[str, torch.Tensor], p: float = 2.0) -> float:

@@ -139,6 +139,12 @@ def test_equals_torch_where_torch_has_the_same_schedule():
             each.step()
 
 
+def test_every_restart_comes_on_its_step():
+    for cycles in range(2, 50):
+        schedule = WarmupCosine(7 * cycles, decay="linear", num_cycles=cycles)
+        assert [schedule.factor(7 * cycle) for cycle in range(cycles)] == [1.0] * cycles, cycles
+
+
 def test_restarts_equal_torchs():
     ours, theirs = optimizer_with(), optimizer_with()
     scheduler = WarmupCosineLR(ours, WarmupCosine(30, num_cycles=3))
