@@ -26,8 +26,12 @@ class MeanOverBatches:
             raise ArgumentError("operators=[]: must be at least one")
         self._operators = list(operators)
         self.space: ParameterSpace = operators[0].space
-        count = len(operators)
-        self.name = operators[0].name if count == 1 else f"{operators[0].name}, {count} batches"
+
+    @property
+    def name(self) -> str:
+        """Return that of the first, and how many there are."""
+        count = len(self._operators)
+        return self._operators[0].name if count == 1 else f"{self._operators[0].name}, {count} batches"
 
     @property
     def product_cost(self) -> float:
@@ -68,11 +72,19 @@ class MeanOverRanks:
     def __init__(self, operator: CurvatureOperator) -> None:
         self._operator = operator
         self.space: ParameterSpace = operator.space
-        self.name = f"{operator.name}, averaged over ranks"
-        self.product_cost = operator.product_cost
         # What decisions are made by has to be the same on all ranks.
         self.gradients, self.error = operator.gradients, operator.error
         self._flat: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """Return that of each rank's."""
+        return f"{self._operator.name}, averaged over ranks"
+
+    @property
+    def product_cost(self) -> float:
+        """Return that of each rank's."""
+        return self._operator.product_cost
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
@@ -153,8 +165,16 @@ class Preconditioned:
         self._operator = operator
         self._root = diagonal.rsqrt()
         self.space: ParameterSpace = operator.space
-        self.name = f"{operator.name}, preconditioned"
-        self.product_cost = operator.product_cost
+
+    @property
+    def name(self) -> str:
+        """Return that of A."""
+        return f"{self._operator.name}, preconditioned"
+
+    @property
+    def product_cost(self) -> float:
+        """Return that of A."""
+        return self._operator.product_cost
 
     @property
     def gradients(self) -> float:

@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.curvature.budget import Budget, Meter
-from lightning_gradtools.curvature.composition import CountedProducts, MeanOverBatches, MeanOverRanks
+from lightning_gradtools.curvature.composition import CountedProducts
 from lightning_gradtools.curvature.eigensolver import complete, eigenpairs, resolved_part, start_vector
 from lightning_gradtools.curvature.lanczos import Lanczos
-from lightning_gradtools.curvature.method import METHODS, AutomaticHessian
+from lightning_gradtools.curvature.method import hessian_operator
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction
 from lightning_gradtools.curvature.quadrature import estimate_density, estimate_trace
 from lightning_gradtools.curvature.spectrum import Spectrum
@@ -83,23 +82,14 @@ def hessian_spectrum(
     integer("top_k", top_k, at_least=0)
     number("rtol", rtol, above=0, below=1)
     one_of("which", which, ["magnitude", "algebraic"])
-    one_of("method", method, ["auto", *METHODS])
     trace_products = _TRACE_PRODUCTS if trace is True else integer("trace", int(trace), at_least=0)
     density_products = _DENSITY_PRODUCTS if density is True else integer("density", int(density), at_least=0)
     room = 4 * top_k + 40 if max_basis is None else integer("max_basis", max_basis, at_least=top_k + 2)
     if trace_products and not density_products and max_basis is None:
         room = max(room, trace_products // 2)
     limits = budget if isinstance(budget, Budget) else Budget(gradients=budget)
-    losses, parameters = [loss_fn] if callable(loss_fn) else list(loss_fn), list(params)
-    operator: CurvatureOperator
-    if method == "auto":
-        operator = AutomaticHessian(losses, parameters, memory, average_ranks)
-    else:
-        operator = MeanOverBatches([METHODS[method](loss, parameters) for loss in losses])
-    chosen = operator
-    if average_ranks:
-        operator = MeanOverRanks(operator)
-    found = operator_spectrum(
+    operator = hessian_operator(loss_fn, params, method=method, memory=memory, average_ranks=average_ranks)
+    return operator_spectrum(
         operator,
         top_k=top_k,
         rtol=rtol,
@@ -115,8 +105,6 @@ def hessian_spectrum(
         storage=torch.device("cpu") if offload else None,
         progress=progress,
     )
-    reason = f" ({chosen.reason})" if isinstance(chosen, AutomaticHessian) else ""
-    return replace(found, method=f"{chosen.name}{reason}")
 
 
 def operator_spectrum(
@@ -173,6 +161,7 @@ def operator_spectrum(
         )
     if trace_products and not density_products:
         trace = estimate_trace(counted, lanczos, trace_products, meter, generator)
+    gradient = counted.gradient()
     return Spectrum(
         eigenvalues=found.values,
         bounds=found.bounds,
@@ -187,4 +176,12 @@ def operator_spectrum(
         method=operator.name,
         converged=found.converged,
         resolution=found.resolution,
+        gradient_cosine=_cosine(gradient, found.vectors, counted),
     )
+
+
+def _cosine(gradient: Tensor | None, vectors: Tensor, operator: CurvatureOperator) -> float:
+    """Return the length of the gradient's projection on orthonormal rows (k, n) over its own."""
+    if gradient is None or not (length := operator.space.norm(gradient)):
+        return float("nan")
+    return float(operator.space.dots(vectors, gradient.to(vectors.device)).norm()) / length

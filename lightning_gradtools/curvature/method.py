@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.curvature.composition import MeanOverBatches
+from lightning_gradtools.arguments import one_of
+from lightning_gradtools.curvature.composition import MeanOverBatches, MeanOverRanks
 from lightning_gradtools.curvature.finite_difference import FiniteDifferenceHessian
 from lightning_gradtools.curvature.hessian import FreshHessian, LinearizedHessian, RetainedHessian
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, evaluate
@@ -21,6 +22,29 @@ METHODS: dict[str, Callable[[LossFunction, Iterable[Tensor]], CurvatureOperator]
 
 # A retained graph and a product on it held 3.7 times the peak of one gradient on a GPT of 0.8M parameters.
 _GRAPH_GROWTH = 4.0
+
+
+def hessian_operator(
+    loss_fn: LossFunction | Sequence[LossFunction],
+    params: Iterable[Tensor],
+    *,
+    method: str = "auto",
+    memory: int | None = None,
+    average_ranks: bool = False,
+) -> CurvatureOperator:
+    """Return the Hessian as an operator; the arguments are those of ``hessian_spectrum``.
+
+    Raises:
+        ArgumentError: if ``method`` is unknown, or loss or parameters cannot work.
+    """
+    one_of("method", method, ["auto", *METHODS])
+    losses, parameters = [loss_fn] if callable(loss_fn) else list(loss_fn), list(params)
+    operator: CurvatureOperator
+    if method == "auto":
+        operator = AutomaticHessian(losses, parameters, memory, average_ranks)
+    else:
+        operator = MeanOverBatches([METHODS[method](loss, parameters) for loss in losses])
+    return MeanOverRanks(operator) if average_ranks else operator
 
 
 class AutomaticHessian:
@@ -70,8 +94,8 @@ class AutomaticHessian:
 
     @property
     def name(self) -> str:
-        """Return the name of what makes the products."""
-        return self._now.name
+        """Return the name of what makes the products, and why that does."""
+        return f"{self._now.name} ({self.reason})"
 
     @property
     def product_cost(self) -> float:

@@ -1,6 +1,6 @@
 """What a computation of a spectrum found."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,7 +69,10 @@ class Spectrum:
         gradients: the same in gradients (one forward and backward), by operation count.
         seconds: wall-clock time.
         method: the operator that made the products, and why it was chosen.
-        converged: whether each eigenvalue's bound is within the tolerance asked for.
+        converged: whether each eigenvalue is within the tolerance asked for, by the error that its residual and
+            the gap to its neighbours imply.
+        resolution: eigenvalues smaller than this cannot be told from zero.
+        gradient_cosine: length of the gradient's projection on the eigenvectors over its own; NaN if unknown.
     """
 
     eigenvalues: Tensor
@@ -84,7 +87,8 @@ class Spectrum:
     seconds: float
     method: str
     converged: bool
-    resolution: float = field(default=0.0)
+    resolution: float = 0.0
+    gradient_cosine: float = float("nan")
 
     @property
     def condition_number(self) -> float:
