@@ -3,6 +3,7 @@
 from lightning_gradtools.callbacks.gradient_check import GradientCheck, GradientCheckError
 from lightning_gradtools.callbacks.gradient_clipping import GradientClipping
 from lightning_gradtools.callbacks.gradient_monitor import GradientMonitor
+from lightning_gradtools.callbacks.hessian_spectrum import HessianSpectrum
 from lightning_gradtools.callbacks.lr_range_test import LRRangeTest, lr_range_test
 from lightning_gradtools.callbacks.progress_bar import ProgressBar
 from lightning_gradtools.callbacks.torch_lr_scheduler import TorchLRScheduler
@@ -14,6 +15,7 @@ __all__ = [
     "GradientCheckError",
     "GradientClipping",
     "GradientMonitor",
+    "HessianSpectrum",
     "LRRangeTest",
     "ProgressBar",
     "TorchLRScheduler",

@@ -1,0 +1,218 @@
+"""Extreme eigenvalues by the Lanczos iteration: full reorthogonalisation, thick restart, bounds from residuals.
+
+Sources: Parlett, "The Symmetric Eigenvalue Problem" (1998), chapters 11 (bounds) and 13 (the iteration);
+Wu & Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_gradtools.curvature.operator import CurvatureOperator
+
+
+@dataclass(frozen=True)
+class RitzPairs:
+    """Approximate eigenpairs from a basis of m vectors, most wanted first.
+
+    Attributes:
+        values: (m,) Ritz values.
+        coefficients: (m, m) column i is the i-th Ritz vector in the basis.
+        residuals: (m,) norms of ``A x - value x``.
+        errors: (m,) estimates of the distance to an eigenvalue; see :meth:`Lanczos.ritz_pairs`.
+    """
+
+    values: Tensor
+    coefficients: Tensor
+    residuals: Tensor
+    errors: Tensor
+
+
+class Lanczos:
+    """An orthonormal basis that grows by one product a step, and the operator projected on it.
+
+    After m steps ``A V = V G + v bᵀ`` holds for the products as computed, with the basis V (n, m), the next
+    vector v, and G upper Hessenberg or, after a restart, an arrow followed by it. Ritz values are
+    eigenvalues of (G + Gᵀ)/2, and residuals use G itself, so that noise in the products is seen by them.
+
+    Args:
+        operator: symmetric.
+        start: (n,) the first direction; zero draws one.
+        max_basis: vectors kept; when they are, a restart keeps the best.
+        which: ``"magnitude"`` or ``"algebraic"``: what is wanted, largest first.
+        deflate: (q, n) orthonormal rows; the iteration runs on their orthogonal complement.
+        storage: the device of the basis; None is that of the vectors.
+        generator: draws new directions where an invariant subspace is exhausted.
+
+    Attributes:
+        size: vectors in the basis, m.
+        products: products spent.
+        exhausted: whether the basis spans the whole (deflated) space.
+        invariant: whether it came to span an invariant subspace, and went on from another direction.
+    """
+
+    def __init__(
+        self,
+        operator: CurvatureOperator,
+        start: Tensor,
+        *,
+        max_basis: int,
+        which: str = "magnitude",
+        deflate: Tensor | None = None,
+        storage: torch.device | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        space = operator.space
+        self.operator, self.which, self._generator = operator, which, generator
+        self._deflate = deflate
+        self.limit = space.dimension - (0 if deflate is None else len(deflate))
+        rows = min(max_basis, self.limit)
+        self._basis = torch.empty(rows + 1, space.numel, dtype=space.dtype, device=storage or space.device)
+        self._projected = torch.zeros(rows + 1, rows, dtype=torch.float64)  # G, and bᵀ as the row below it
+        self.size = self.products = 0
+        self.exhausted = self.limit == 0
+        self.invariant = False
+        self._scale = 0.0  # the largest product seen: what rounding is relative to
+        if not self.exhausted:
+            self._append(self._direction(start))
+
+    @property
+    def rounding(self) -> float:
+        """What rounding in products and inner products can add to an error, in units of the eigenvalues."""
+        return 32 * torch.finfo(self._basis.dtype).eps * self._scale
+
+    def basis(self) -> Tensor:
+        """Return the basis as rows (m, n)."""
+        return self._basis[: self.size]
+
+    def step(self) -> None:
+        """Spend one product; restart first if the basis is full."""
+        if self.full:
+            self._restart()
+        space, column = self.operator.space, self.size
+        vector = self._basis[column].to(space.device)
+        image = self.operator(vector)
+        self.products += 1
+        self.size += 1
+        if self._deflate is not None:
+            image = self._without(image, self._deflate)[0]
+        self._scale = max(self._scale, space.norm(image))
+        rest, shadow = self._without(image, self._basis[: self.size])
+        self._projected[: self.size, column] = shadow
+        beta = space.norm(rest)
+        if self.size == self.limit:
+            self.exhausted = True
+        elif beta > self.rounding:
+            self._projected[self.size, column] = beta
+            self._append(rest / beta)
+        else:  # the subspace is invariant: another direction has nothing to do with it
+            self.invariant = True
+            self._append(self._direction(torch.zeros_like(rest)))
+
+    @property
+    def full(self) -> bool:
+        """Whether another step restarts."""
+        return self.size == self._projected.shape[1]
+
+    def projected_trace(self) -> float:
+        """Return the trace of the operator projected on the basis."""
+        return float(self._projected[: self.size, : self.size].trace())
+
+    def quadrature(self) -> tuple[Tensor, Tensor]:
+        """Return nodes (m,) and weights (m,) of the Gauss quadrature for the starting vector; before a restart."""
+        g = self._projected[: self.size, : self.size]
+        values, vectors = torch.linalg.eigh((g + g.T) / 2)
+        return values, vectors[0].square()
+
+    def complement(self, vector: Tensor, basis: Tensor) -> Tensor:
+        """Return ``vector`` (n,) without its projection on orthonormal rows (m, n)."""
+        return self._without(vector, basis)[0]
+
+    def ritz_pairs(self) -> RitzPairs:
+        """Return what the basis says.
+
+        The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
+        r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
+        estimated from the other Ritz values, each less its own residual.
+        """
+        size = self.size
+        g = self._projected[:size, :size]
+        values, vectors = torch.linalg.eigh((g + g.T) / 2)
+        order = torch.argsort(values.abs() if self.which == "magnitude" else values, descending=True, stable=True)
+        values, vectors = values[order], vectors[:, order]
+        last = self._projected[size, :size] @ vectors if size < len(self._projected) else torch.zeros_like(values)
+        residuals = (torch.linalg.vector_norm(g @ vectors - vectors * values, dim=0) ** 2 + last**2).sqrt()
+        return RitzPairs(values, vectors, residuals, error_estimates(values, residuals))
+
+    def vectors(self, coefficients: Tensor) -> Tensor:
+        """Return the vectors (k, n) with these ``coefficients`` (m, k) in the basis."""
+        basis = self.basis()
+        return coefficients.T.to(basis.device, basis.dtype) @ basis
+
+    def _restart(self) -> None:
+        """Keep the Ritz vectors that are wanted most and the next direction (thick restart)."""
+        rows = self._projected.shape[1]
+        keep = max(1, rows // 2)
+        pairs = self.ritz_pairs()
+        kept = pairs.coefficients[:, :keep]
+        coupling = self._projected[rows, :rows] @ kept
+        following = self._basis[rows].clone()
+        rotated = self.vectors(kept)
+        self._basis[:keep] = rotated
+        self._basis[keep] = following
+        inner = kept.T @ self._projected[:rows, :rows] @ kept
+        self._projected.zero_()
+        self._projected[:keep, :keep] = inner
+        self._projected[keep, :keep] = coupling
+        self.size = keep
+
+    def _append(self, vector: Tensor) -> None:
+        self._basis[self.size] = vector.to(self._basis.device)
+
+    def _direction(self, wanted: Tensor) -> Tensor:
+        """Return ``wanted`` made orthonormal to the basis, or a random vector if nothing is left of it."""
+        space = self.operator.space
+        for _ in range(10):
+            norm = space.norm(wanted)
+            if norm > 0:
+                rest = wanted / norm
+                if self._deflate is not None:
+                    rest = self._without(rest, self._deflate)[0]
+                rest = self._without(rest, self._basis[: self.size])[0]
+                left = space.norm(rest)
+                if left > 1e-3:
+                    return rest / left
+            wanted = space.random(self._generator)
+        raise ArithmeticError("no direction is orthogonal to the basis within rounding, or a loss is not finite")
+
+    def _without(self, vector: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``vector`` minus its projection on orthonormal ``rows``, and the projection (m,) in float64.
+
+        Gram-Schmidt, twice: enough for orthogonality to working precision (Parlett 1998, section 6.9).
+        """
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        if not len(rows):
+            return vector, total
+        rest = vector.to(rows.device)
+        for _ in range(2):
+            part = self.operator.space.dots(rows, rest)
+            rest = rest - part @ rows
+            total += part.to("cpu", torch.float64)
+        return rest.to(vector.device), total
+
+
+def error_estimates(values: Tensor, residuals: Tensor) -> Tensor:
+    """Return the smaller of r and r²/δ for each Ritz value; see :meth:`Lanczos.ritz_pairs`.
+
+    Args:
+        values: (m,) Ritz values.
+        residuals: (m,) their residual norms r.
+    """
+    if len(values) < 2:
+        return residuals
+    distance = (values[:, None] - values[None, :]).abs() - residuals[None, :]
+    distance.fill_diagonal_(torch.inf)
+    gap = distance.min(dim=1).values
+    quadratic = torch.where(gap > residuals, residuals**2 / gap.clamp(min=torch.finfo(gap.dtype).tiny), torch.inf)
+    return torch.minimum(residuals, quadratic)

@@ -1,0 +1,91 @@
+"""What every curvature operator offers: symmetric, and known only by its products with vectors."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.curvature.parameter_space import ParameterSpace
+
+LossFunction = Callable[[], Tensor]
+
+
+class CurvatureOperator(Protocol):
+    """A symmetric linear operator on a parameter space.
+
+    Attributes:
+        space: the space it acts on.
+        name: how results call it.
+        product_cost: gradients (one forward and backward) that a product costs, by operation count.
+        gradients: gradients spent so far, by operation count.
+        error: relative error of a product beyond rounding, as estimated so far; 0 for an exact one.
+    """
+
+    @property
+    def space(self) -> ParameterSpace: ...  # noqa: D102
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def product_cost(self) -> float: ...  # noqa: D102
+
+    @property
+    def gradients(self) -> float: ...  # noqa: D102
+
+    @property
+    def error(self) -> float: ...  # noqa: D102
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return the product with a vector, (n,) to (n,)."""
+        ...
+
+    def gradient(self) -> Tensor | None:
+        """Return the loss's gradient (n,) if it costs at most one gradient, else None."""
+        ...
+
+
+def evaluate(loss_fn: LossFunction) -> Tensor:
+    """Return the loss [] with its graph.
+
+    Raises:
+        ArgumentError: if it is not a scalar that depends on something which requires a gradient.
+    """
+    with torch.enable_grad():
+        loss = loss_fn()
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ArgumentError(f"loss_fn() returned {shown}: must be a scalar tensor that requires a gradient")
+    return loss.reshape(())
+
+
+def differentiate(
+    output: Tensor, parameters: Sequence[Tensor], along: Tensor | None = None, *, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Return the gradients of ``output`` (its product with ``along``); zeros where it does not depend on one.
+
+    Raises:
+        RuntimeError: under reentrant activation checkpointing, where ``torch.autograd.grad`` takes every
+            parameter inside for unused: only ``backward()`` reaches them.
+    """
+    found = torch.autograd.grad(output, parameters, along, create_graph=create_graph, allow_unused=True)
+    if any(gradient is None for gradient in found) and _is_reentrant(output):
+        raise RuntimeError("reentrant activation checkpointing has gradients in backward() only")
+    pairs = zip(found, parameters, strict=True)
+    return tuple(torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs)
+
+
+def _is_reentrant(output: Tensor) -> bool:
+    """Look for a reentrant checkpoint in the graph of ``output``."""
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
+    return False

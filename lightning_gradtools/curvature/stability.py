@@ -1,0 +1,43 @@
+"""How large learning rate × sharpness may be before an optimizer oscillates."""
+
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class StabilityBound:
+    """The edge of stability of an optimizer.
+
+    Attributes:
+        learning_rate: the largest of its parameter groups.
+        bound: what learning rate × sharpness may be.
+        preconditioned: whether the sharpness is that of the Hessian in the optimizer's own metric.
+    """
+
+    learning_rate: float
+    bound: float
+    preconditioned: bool
+
+
+def stability_bound(optimizer: Optimizer) -> StabilityBound | None:
+    """Return the bound on learning rate × sharpness, or None for an optimizer whose bound is not known.
+
+    On a quadratic gradient descent is stable while the product is below 2; with heavy-ball momentum β below
+    ``2 + 2β``, with Nesterov's ``(2 + 2β) / (1 + 2β)`` (Cohen et al. 2021, "Gradient Descent on Neural
+    Networks Typically Occurs at the Edge of Stability", section 2 and appendix B); Adam, in the metric of its
+    second moments, below ``(2 + 2β₁) / (1 - β₁)``, 38 at β₁ = 0.9 (Cohen et al. 2022, "Adaptive Gradient
+    Methods at the Edge of Stability").
+
+    Dampening scales the steps, and so the bound, like a smaller learning rate.
+    """
+    group = max(optimizer.param_groups, key=lambda group: float(group["lr"]))
+    rate = float(group["lr"])
+    if "betas" in group and "eps" in group:
+        beta = float(group["betas"][0])
+        return StabilityBound(rate, (2 + 2 * beta) / (1 - beta), True)
+    if "momentum" in group and "nesterov" in group:
+        beta = float(group["momentum"])
+        bound = (2 + 2 * beta) / (1 + 2 * beta if group["nesterov"] else 1)
+        return StabilityBound(rate, bound / (1 - float(group.get("dampening", 0.0))) if beta else 2.0, False)
+    return None
