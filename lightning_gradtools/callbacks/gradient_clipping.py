@@ -26,19 +26,21 @@ from lightning_gradtools.gradients.clipping import clip_by_value_, clip_coeffici
 class GradientClipping(Callback):
     r"""Clips gradients and keeps a NaN or infinity in them from reaching the weights.
 
-    Give one threshold; it chooses the method. ``max_norm`` may stand beside ``percentile`` or ``zscore``, as
-    an upper limit to what these find and the limit while they warm up.
+    Give one threshold; it chooses the method. ``max_norm`` may stand beside ``percentile`` or ``zscore``: it is
+    the limit while these warm up and the largest that they may set later.
 
     ===============  =============================================================================  ======
     threshold        what it does                                                                   source
     ===============  =============================================================================  ======
-    ``max_norm``     scales all gradients so that their norm is at most this                        [1]
+    ``max_norm``     scales all gradients by one factor, so that their norm is at most this         [1]
     ``clip_value``   clamps every element to [-clip_value, clip_value]                              torch
-    ``adaptive``     AGC: scales each unit's gradient to at most this times the norm of its         [2]
-                     weights, which count as ``min_weight_norm`` at least; 0.01 is the paper's
-    ``percentile``   AutoClip: the limit is this percentile of the norms so far; 10 is the paper's  [3]
-    ``zscore``       the limit is the median of the norms before plus this many robust standard     [4]
-                     deviations (1.4826 MAD), which no NaN or outlier moves; 2.5 is ZClip's
+    ``adaptive``     AGC: scales the gradient of each row or output channel, so that its norm is    [2]
+                     at most this times the norm of its weights; the paper has 0.01
+    ``percentile``   AutoClip: as ``max_norm``, the limit being this percentile of the latest       [3]
+                     norms, this step's among them; the paper has 10
+    ``zscore``       as ``max_norm``, the limit being the median of the norms before this step      [4]
+                     plus this many standard deviations, estimated by 1.4826 times the median
+                     absolute deviation, which outliers do not move; ZClip has 2.5
     ===============  =============================================================================  ======
 
     It clips where Lightning does, after every callback's ``on_before_optimizer_step``, so these see the
@@ -46,33 +48,44 @@ class GradientClipping(Callback):
     with nothing to call; for a raw torch optimizer (``use_pl_optimizer=False``), which Lightning does not
     see, call :meth:`clip` before its ``step()``.
 
-    ========================  =======================================================  ======================
-    key                       value (unit)                                             when
-    ========================  =======================================================  ======================
-    ``clip/coefficient``      smallest factor on any gradient (1: not clipped)         logged steps, unless
-                                                                                       by value
-    ``clip/rate``             share of the last 100 steps that were clipped            the same
-    ``clip/threshold``        the limit on the norm                                    by percentile or zscore
-    ``clip/skipped_steps``    steps so far that were not finite                        logged steps
-    ========================  =======================================================  ======================
+    On logged steps it logs, under Lightning's own step:
+
+    ========================  =================================================  =============================
+    key                       value (unit)                                       when
+    ========================  =================================================  =============================
+    ``clip/coefficient``      smallest factor on any gradient of the latest      unless ``clip_value``
+                              step (1: it was not clipped)
+    ``clip/rate``             share of the latest 100 steps that were clipped    unless ``clip_value``
+    ``clip/threshold``        limit on the norm of the latest step (infinity     ``percentile`` or ``zscore``
+                              during warm-up; with ``overrides`` that of the
+                              first group clipped)
+    ``clip/skipped_steps``    steps so far whose gradients were not finite       always
+    ========================  =================================================  =============================
 
     With several optimizers every key ends in ``/optimizer_0``, ``/optimizer_1`` and so on.
 
-    A skipped step: gradients are set to None, so that the optimizer leaves every parameter, its momentum and
-    its decay as they are. ``trainer.global_step`` and the schedule advance as Lightning counts them, one step
-    ahead of the weights. Buffers that the forward pass updates (BatchNorm's statistics) are not protected.
-    Finding out costs nothing where the gradients are on a CPU, and one wait of the host per step on other
-    devices, as fp16's loss scaler has it; torch's fused optimizers take the verdict on the device, with no
-    wait. A sum of squares that overflows though every gradient is finite is clipped by its norm in float64.
-    fp16's loss scaler skips by itself, and infinities are its search for a scale: they count only once the
-    scale is down to 1.
+    **A skipped step.** Gradients are set to None, so that the optimizer leaves every parameter, its momentum
+    and its decay as they are. ``trainer.global_step`` and schedulers that Lightning steps advance all the
+    same, one step ahead of the weights. ``WarmupCosineSchedule`` does not, as it counts real steps only,
+    unless the verdict stays on the device (below), where it cannot see it. Buffers that the forward pass
+    updates (BatchNorm's statistics) are not protected.
+
+    **What it costs to find out.** Nothing where the gradients are on a CPU. On other devices one wait of the
+    host per step, as fp16's loss scaler has it; but torch's fused optimizers take the verdict on the device,
+    with no wait.
+
+    **What is no fault.** A sum of squares that overflows though every gradient is finite is clipped by its
+    norm in float64. Where the verdict stays on the device, or on several ranks under any strategy but DDP, it
+    counts as not finite all the same. fp16's loss scaler skips by itself, and infinities are its search for a
+    scale: they count only once the scale is down to 1.
 
     Args:
         max_norm: the largest norm of all gradients of an optimizer, taken as one vector.
         clip_value: the largest magnitude of an element.
-        adaptive: the largest ratio of gradient norm to weight norm of a unit (a row, an output channel).
-        percentile: from 0 to 100.
-        zscore: standard deviations above the median.
+        adaptive: the largest ratio of gradient norm to weight norm of a unit: a row of a matrix, an output
+            channel of a convolution, a whole bias.
+        percentile: above 0, at most 100.
+        zscore: robust standard deviations above the median.
         norm_type: 2, 1 or ``"inf"``: the norm that is limited; ``clip_value`` and ``adaptive`` have their
             own.
         exclude: regular expressions; parameters in whose name one is found are neither clipped nor counted in
@@ -86,13 +99,15 @@ class GradientClipping(Callback):
         warmup_steps: finite norms to see before these two clip; 25 is ZClip's.
         on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all gradients, so that
             momentum and weight decay still move the weights; None does nothing, as Lightning's own clipping.
-        max_consecutive_skips: more steps in a row than this stop the run with FloatingPointError. Where the
-            verdict stays on the device (see above) that is noticed when next logged.
+        max_consecutive_skips: more steps in a row that are not finite stop the run with FloatingPointError.
+            Where the verdict stays on the device (see above) that is noticed when next logged.
         log_every_n_steps: optimizer steps between two logged ones; None follows the Trainer's.
 
     Raises:
-        ArgumentError: if an argument is none of the above; at fit start, if something else clips as well, or
-            if the strategy keeps gradients where a callback cannot clip them.
+        ArgumentError: if an argument is none of the above; at fit start, if something else clips as well, if
+            an override is for an optimizer or group that is not there, or if the strategy keeps whole
+            gradients out of a callback's reach (FSDP1, DeepSpeed).
+        FloatingPointError: see ``on_nonfinite`` and ``max_consecutive_skips``.
 
     [1] Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063. [2] Brock et al. 2021, arXiv:2102.06171.
     [3] Seetharaman et al. 2020, arXiv:2007.14469. [4] after Kumar et al. 2025, arXiv:2504.02507.

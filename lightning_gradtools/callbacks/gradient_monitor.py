@@ -54,39 +54,46 @@ class _Watched:
 class GradientMonitor(Observer):
     r"""Logs the norm of every layer's gradient and of all together, before clipping and after.
 
-    ===============================  ================================================  ======================
-    key                              value (unit)                                      when
-    ===============================  ================================================  ======================
-    ``grad_norm/total``              norm of all gradients before clipping             every logged step
+    ===============================  ==================================================  ======================
+    key                              value (unit)                                        when
+    ===============================  ==================================================  ======================
+    ``grad_norm/total``              norm of all gradients before clipping               always
                                      (loss per unit of parameter)
-    ``grad_norm/<layer>``            the same of one layer                             unless ``top_k=0``
-    ``grad_norm_clipped/total``      norm of all gradients after clipping              if something clips
-    ``grad_norm_clipped/<layer>``    the same of one layer                             if layers are scaled
-                                                                                       differently
-    ``clip/coefficient``             what the Trainer multiplied all gradients by      if it clips by norm
-    ``clip/rate``                    share of the last 100 logged steps it clipped     if it clips by norm
-    ``weight_norm/...``              norm of the weights before the step               ``weight_norm=True``
-    ``update_ratio/...``             norm of the step's change of the weights / norm   ``update_ratio=True``
-                                     of these before it (none where that is 0)
-    ``grad_cosine/...``              cosine between this step's gradient and the       ``cosine=True``
-                                     one's before
-    ``grad_noise/scale``             critical batch size tr Σ / ‖G‖² (samples); none   ``noise_scale=True``
-                                     while noise drowns an estimate
-    ``grad_noise/signal``            moving average of ‖G‖²                            ``noise_scale=True``
-    ``grad_noise/trace``             moving average of tr Σ                            ``noise_scale=True``
-    ``grad_norm/over_depth``         figure: norm of each layer over depth, for a      end of training, in
-                                     few steps                                         TensorBoard only
-    ``grad_histogram/<parameter>``   64 bins, in TensorBoard only                      ``histograms=True``
-    ===============================  ================================================  ======================
+    ``grad_norm/<layer>``            the same of one layer                               unless ``top_k=0``
+    ``grad_norm_clipped/total``      norm of all gradients after clipping                if something clips
+    ``grad_norm_clipped/<layer>``    the same of one layer                               if something clips, not
+                                                                                         all by one factor
+    ``clip/coefficient``             factor of the Trainer's clipping on all gradients   if it clips by norm
+                                     (1: it did not clip)                                and ``norm_type=2``
+    ``clip/rate``                    share of the latest 100 logged steps that it        the same
+                                     clipped
+    ``weight_norm/...``              norm of the weights before the step                 ``weight_norm=True``
+    ``update_ratio/...``             norm of the step's change of the weights, divided   ``update_ratio=True``
+                                     by their norm before it (left out where it is 0)
+    ``grad_cosine/...``              cosine between the gradients of this step and of    ``cosine=True``
+                                     the step before it, from -1 to 1
+    ``grad_noise/scale``             critical batch size tr Σ / ‖G‖² (samples; left      ``noise_scale=True``
+                                     out while noise drowns the estimate)
+    ``grad_noise/signal``            moving average of ‖G‖², the squared norm of the     ``noise_scale=True``
+                                     true gradient
+    ``grad_noise/trace``             moving average of tr Σ, the variance of one         ``noise_scale=True``
+                                     sample's gradient
+    ``grad_histogram/<parameter>``   histogram of the gradient before clipping, in 64    ``histograms=True``
+                                     bins (TensorBoard only)
+    ``grad_norm/over_depth``         figure: ``grad_norm`` of each layer over depth,     once, when training
+                                     a line for each of a few steps (TensorBoard only,   ends
+                                     with matplotlib)
+    ===============================  ==================================================  ======================
 
-    ``...`` stands for ``total`` and each layer. With several optimizers every key ends in ``/optimizer_0``,
-    ``/optimizer_1`` and so on. Steps are Lightning's own logging steps. With ``GradientClipping`` the
-    ``clip/`` keys are logged by it. ``trainer.callback_metrics`` holds the totals, ``clip/`` and
-    ``grad_noise/``, for ``EarlyStopping`` and sweeps.
+    ``...`` stands for ``total`` and each layer; of parameters, those count that have a gradient. All but the
+    figure are logged on Lightning's own logging steps, or every ``log_every_n_steps``. With several optimizers
+    every scalar's key ends in ``/optimizer_0``, ``/optimizer_1`` and so on. If ``GradientClipping`` clips, the
+    ``clip/`` keys are its own. ``trainer.callback_metrics`` holds the totals, ``clip/`` and ``grad_noise/``,
+    for ``EarlyStopping`` and sweeps.
 
-    The gradients are read once, in ``on_before_optimizer_step`` and only on steps that are logged, together
-    with all other callbacks of this package that need them. Nothing is changed: weights are the same bit by
-    bit without the monitor. If it fails it warns once and steps aside.
+    The gradients are read in ``on_before_optimizer_step`` and only on logged steps, in one pass that serves
+    every callback of this package. Nothing is changed: weights are the same bit by bit without the monitor.
+    If it fails it warns once and steps aside.
 
     Args:
         log_every_n_steps: optimizer steps between two logged ones; None follows the Trainer's.

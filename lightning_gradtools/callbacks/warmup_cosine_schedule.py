@@ -33,9 +33,9 @@ class WarmupCosineSchedule(Callback):
     learning rate times ``WarmupCosine.factor(k)``. A step is real if ``optimizer.step()`` ran and any
     parameter had a gradient: a batch whose ``training_step`` returned None, a step that the fp16 loss scaler
     skipped, and a step whose gradients were set to None do not count, as they do not in Adam's own bias
-    correction. Each skipped step leaves the curve one step short of its end. A fused optimizer under the fp16
-    scaler skips on the device, where nothing can see it: there every step counts. An optimizer that drops its
-    gradients inside ``step()`` never advances.
+    correction. Each skipped step leaves the curve one step short of its end. A fused optimizer skips on the
+    device, under the fp16 scaler or on the word of ``GradientClipping``, where nothing can see it: there every
+    step counts. An optimizer that drops its gradients inside ``step()`` never advances.
 
     **Several optimizers, manual optimisation.** Every optimizer has its own count. Under manual optimisation
     nothing need be called: each ``optimizer.step()`` advances that optimizer's schedule; do not step it
