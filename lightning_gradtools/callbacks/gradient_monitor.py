@@ -124,7 +124,8 @@ class GradientMonitor(Observer):
             out of a callback's reach (FSDP1, DeepSpeed).
 
     Attributes:
-        history: the latest :class:`GradientRecord` s, oldest first. It begins anew on resume.
+        history: one :class:`GradientRecord` for each of the latest logged steps, oldest first. It begins anew on
+            resume.
     """
 
     def __init__(
