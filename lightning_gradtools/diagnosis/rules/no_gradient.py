@@ -25,7 +25,7 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
     """Layers whose weights an optimizer has, that ran, and whose gradient is None or exactly zero; others have one.
 
     Exactly zero, not small: no threshold. A frozen layer is not in question, nor one that did not run. Where the units
-    of a whole activation are silent the zeros come from there, which is another finding.
+    of a whole activation are silent, or half of them saturated, the zeros come from there, which is another finding.
     """
     if not history.observations:
         return
@@ -40,7 +40,10 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
 
 
 def _cut_off(observation: Observation, name: str) -> bool:
-    blocked = any(each.silent == each.units or each.dead == each.units for each in observation.activations)
+    blocked = any(
+        each.silent == each.units or each.dead == each.units or 2 * each.saturated >= each.units
+        for each in observation.activations
+    )
     alive = any(layer.gradient for layer in observation.layers)
     here = [layer for layer in observation.layers if layer.name == name]
     return bool(here) and alive and not blocked and here[0].trainable and not here[0].gradient
