@@ -5,15 +5,18 @@
 
 Models and method are those of `bench_gradients.py`: every row has a Trainer of its own, all in one process, and they
 take turns in an order that rotates. Here a turn is 40 steps, two periods of the detector's sampling, and its figure is
-the mean of them, so that the dear steps count as often as they come. The ratio is to "bare" in the same round, median
-over rounds; "bare again" is how far from 1 noise alone gets. Turns begin after the densely sampled first steps.
+the sum of them, so that the dear steps count as often as they come. Time is the CPU time of the row's own thread, which
+other processes on the machine hardly disturb. The ratio is to "bare" in the same round, median over rounds; "bare
+again" is how far from 1 noise alone gets. Turns begin after the densely sampled first steps.
 """
 
 import argparse
 import logging
 import statistics
 import threading
+import time
 import warnings
+from typing import Any
 
 import torch
 from bench_gradients import MODELS, Task, Turnstile
@@ -24,6 +27,25 @@ from lightning_gradtools.callbacks import PathologyDetector
 
 TURN = 40
 ROWS = ("bare", "bare again", "detector")
+
+
+class CpuTurnstile(Turnstile):
+    """Reads the clock of its own thread."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.first = self.last = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.last = time.thread_time()
+        super().on_train_batch_start(*args)
+        if len(self.ticks) == 1:
+            self.first = time.thread_time()
+
+    def spent(self, steps: int) -> float:
+        """Let ``steps`` steps happen and return the seconds of CPU time that they took."""
+        self.turn(steps)
+        return self.last - self.first
 
 
 def train(task: Task, row: str, steps: int, *more: Callback) -> None:
@@ -42,7 +64,7 @@ def train(task: Task, row: str, steps: int, *more: Callback) -> None:
 
 def compare(model: str, rounds: int) -> dict[str, list[float]]:
     """Return for every row the ratios of its turns to those of "bare"."""
-    turnstiles = {row: Turnstile("cpu") for row in ROWS}
+    turnstiles = {row: CpuTurnstile() for row in ROWS}
     threads = [
         threading.Thread(target=train, args=(Task(model, False), row, (rounds + 1) * TURN + 2, turnstile))
         for row, turnstile in turnstiles.items()
@@ -54,7 +76,7 @@ def compare(model: str, rounds: int) -> dict[str, list[float]]:
     for number in range(rounds + 1):
         start = number % len(ROWS)
         for row in ROWS[start:] + ROWS[:start]:
-            times[row].append(statistics.fmean(turnstiles[row].turn(TURN)))
+            times[row].append(turnstiles[row].spent(TURN))
     for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
         turnstile.steps_left = 2
         turnstile.go.release()

@@ -37,7 +37,7 @@ def lag_one(values: list[float]) -> float:
 
 
 def find_oscillating_loss(history: History) -> Iterator[Finding]:
-    """Losses of :data:`_WINDOW` steps that alternate widely, or jump about while worse than guessing; and no progress."""
+    """Losses that alternate widely, or jump about while worse than guessing; over 50 steps without progress."""
     losses = [loss for _, loss in history.losses[-_WINDOW:]]
     going = progress(history)
     if len(losses) < _WINDOW or going is None or not history.observations:
