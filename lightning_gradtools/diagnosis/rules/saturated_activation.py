@@ -34,6 +34,8 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
     harmless = going is None or going.gain > 0.5 or (going.improving and going.gain > 0)
     stuck = going is not None and going.nothing_learned()
     for activation in latest.activations:
+        if activation.saturated < WARNING * activation.units:
+            continue
         if activation.samples < _SAMPLES or not (activation.hidden or stuck):  # outputs may well be decided
             continue
         steps = persists(history, [_over(o.activations, activation.name) for o in history.observations], 2)
