@@ -138,7 +138,7 @@ def _flat(kind: str, output: Tensor) -> float:
 
 
 def _accuracy(module: Experiment, net: nn.Module, x: Tensor, y: Tensor, data: Data) -> float | None:
-    if isinstance(module, Adversarial) or y.ndim > 1 and y.dtype == torch.int64:
+    if isinstance(module, Adversarial) or (y.ndim > 1 and y.dtype == torch.int64):
         return None
     output = net(x)
     if y.dtype == torch.int64:

@@ -71,6 +71,7 @@ def recorded(recipe: Recipe, seed: int) -> dict[str, Any]:
         "recipe": recipe.name,
         "seed": seed,
         **trace.as_dict(),
+        "rivals": rivals.findings(),
         "weights": fingerprint(module),
         "seconds": time.perf_counter() - began,
     }

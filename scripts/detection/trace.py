@@ -16,13 +16,14 @@ EVERY = 20
 
 
 class Trace(Callback):
-    """Measures at steps 0, 1, 2, 5, every 10th to 100 and every 20th after, and records losses, gradients and weights of each step.
+    """Measures at steps 0, 1, 2, 5, every 10th to 100 and every 20th after; losses and gradients at each.
 
     Attributes:
         losses: trained loss of each batch's last micro-batch.
         grad_norms: norm of the whole gradient at each step, before clipping.
         nonfinite_step: first step after which the loss or a weight is NaN or infinite.
         never: names of trainable parameters whose gradient has been absent or exactly zero so far.
+        layers: paths of all modules.
     """
 
     def __init__(self, data: Data, rivals: Rivals | None) -> None:
@@ -32,11 +33,13 @@ class Trace(Callback):
         self.grad_norms: list[float] = []
         self.nonfinite_step: int | None = None
         self.never: set[str] = set()
+        self.layers: list[str] = []
         self._pending: dict[str, Tensor] = {}
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.never = {name for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.layers = [name for name, _ in pl_module.named_modules() if name]
         self._measure(pl_module, 0)
         if self.rivals is not None:
             self.rivals.start(pl_module, self.measurements[-1])
@@ -82,5 +85,6 @@ class Trace(Callback):
             "grad_norms": [float(f"{x:.5g}") for x in self.grad_norms],
             "nonfinite_step": self.nonfinite_step,
             "never": sorted(self.never),
+            "layers": self.layers,
             "constant_loss": self.data.constant_loss,
         }
