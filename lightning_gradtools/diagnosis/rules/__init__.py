@@ -1,0 +1,1 @@
+"""Rules, one pathology a file: a history of observations in, findings out."""
