@@ -1,0 +1,62 @@
+"""The loss runs away, or the gradient grows at every layer on its way back and the network does not learn."""
+
+from collections.abc import Iterator
+
+from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import History, persists
+from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.rules.vanishing_gradient import chain, end_to_end
+
+WORSE = 2.0  # times the loss of guessing
+RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
+GROWTH = 1e3  # backward, end to end
+
+_REMEDY = (
+    Remedy("Lower the learning rate tenfold.", ("optimizer.lr=0.001",)),
+    Remedy("Clip the gradient's norm.", ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
+           "GradientClipping(max_norm=1.0)"),
+    Remedy("Warm the learning rate up.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
+    Remedy("Scale inputs, targets and initial weights to unit variance.", ("model.net.init=he",)),
+)  # fmt: skip
+
+
+def find_exploding_gradient(history: History) -> Iterator[Finding]:
+    """A loss far above what it started from, or from guessing, that does not come down; or a profile that grows backward."""
+    going = progress(history)
+    if going is None or not history.observations:
+        return
+    latest = history.observations[-1]
+    skills = [each.skill for each in history.observations if each.skill is not None]
+    evidence: list[Evidence] = []
+    if len(skills) >= 3:
+        now, start = going.gain, skills[0]
+        if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
+            worse = [each.skill is not None and 1 - each.skill > WORSE for each in history.observations]
+            steps = persists(history, worse, 3)
+            if steps:
+                evidence = [Evidence("loss / loss of guessing", 1 - now, WORSE, steps)]
+    elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
+        evidence = [Evidence("loss / loss at the start", going.level / going.start, RUNAWAY, going.steps)]
+    if evidence:
+        ratios = {layer.name: layer.update_ratio for layer in latest.layers if layer.update_ratio == layer.update_ratio}
+        layer = max(ratios, key=lambda name: ratios[name], default="")
+        if layer:
+            evidence.append(Evidence(f"change of the weights in one step / weights, in {layer}", ratios[layer], 0.1))
+        severity = Severity.CRITICAL if evidence[0].value > 10 else Severity.WARNING
+        message = (
+            f"training diverges: the {evidence[0].quantity.split(' / ')[0]} is {evidence[0].value:.1f} times the"
+            f" {evidence[0].quantity.split(' / ')[1]} and does not come down"
+        )
+        yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, tuple(evidence), message, _REMEDY)
+        return
+    steps = persists(history, [end_to_end(each) > GROWTH for each in history.observations], 3)
+    if steps:
+        ratio, layers = end_to_end(latest), chain(latest)
+        first = next(each for each in layers if each.trainable)
+        sick = going.steps >= 20 and going.nothing_learned()
+        message = f"the gradient explodes on its way back: at {first.name} it is {ratio:.1e} times what enters"
+        found = (
+            Evidence("norm of the loss gradient at the first layer / the largest behind it", ratio, GROWTH, steps),
+        )
+        severity = Severity.WARNING if sick else Severity.INFO
+        yield Finding(Kind.EXPLODING_GRADIENT, first.name, latest.step, severity, found, message, _REMEDY)
