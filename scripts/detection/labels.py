@@ -39,6 +39,7 @@ The layers are those that meet the criterion (for vanishing, the looser one).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -84,7 +85,7 @@ def progress(run: Run) -> float:
     losses = [moment["objective"] for moment in run["measurements"][-LASTING:]]
     if run["nonfinite_step"] is not None or not all(map(math.isfinite, losses)):
         return -math.inf
-    return 1 - sum(losses) / len(losses) / run["constant_loss"]
+    return 1.0 - float(sum(losses) / len(losses) / run["constant_loss"])
 
 
 def outcome(run: Run, twin: Run, recipe: Recipe) -> Outcome:
@@ -123,7 +124,9 @@ def outcome(run: Run, twin: Run, recipe: Recipe) -> Outcome:
     return Outcome(verdict, relative, tuple(labels))
 
 
-def _stretch(moments: Sequence[Moment], holds: Callable[[Moment], bool], to_the_end: bool = False) -> Sequence[Moment]:
+def _stretch(
+    moments: Sequence[Moment], holds: Callable[[Moment], object], to_the_end: bool = False
+) -> Sequence[Moment]:
     """Return the first lasting stretch in which it holds, or the one at the end; empty if there is none."""
     current: list[Moment] = []
     for moment in moments:
@@ -139,13 +142,13 @@ def _stretch(moments: Sequence[Moment], holds: Callable[[Moment], bool], to_the_
 def _graded(
     kind: str,
     moments: Sequence[Moment],
-    layers: Callable[[Moment, bool], list[str]],
+    layers: Callable[..., list[str]],
     present: bool,
     to_the_end: bool = False,
 ) -> list[Label]:
     """Return a label if ``layers(moment, strict)`` is not empty for long enough, present if by the strict number."""
     for strict in (True, False):
-        found = _stretch(moments, lambda moment, strict=strict: bool(layers(moment, strict)), to_the_end)
+        found = _stretch(moments, partial(layers, strict=strict), to_the_end)
         if found:
             at = tuple(dict.fromkeys(name for moment in found[:LASTING] for name in layers(moment, strict)))
             return [Label(kind, found[0]["step"], at, strict and present)]

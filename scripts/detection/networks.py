@@ -98,7 +98,7 @@ class Recurrent(nn.Module):
         if gain is not None:
             for name, weight in self.cell.named_parameters():
                 if name.startswith("weight_hh"):
-                    for block in weight.data.split(hidden):
+                    for block in torch.split(weight.data, hidden):
                         nn.init.orthogonal_(block, gain)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class ResidualStack(nn.Module):
         self.output = nn.Linear(width, 10)
         initialized(self, he())
         for block in self.blocks:
-            block[-1].weight.data.mul_(0.0 if zero else gain)  # type: ignore[index, union-attr, operator]
+            block[-1].weight.data.mul_(0.0 if zero else gain)  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.input(x)
@@ -215,7 +215,10 @@ class NormOfZero(nn.Module):
 
 
 class AdversarialPair(nn.Module):
-    """An adversarial pair: a generator of points from noise and a discriminator."""
+    """A generator of points from noise and a discriminator."""
+
+    generator: nn.Module
+    discriminator: nn.Module
 
     def __init__(self, width: int = 48, scale: float = 1.0) -> None:
         super().__init__()

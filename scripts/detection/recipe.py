@@ -88,18 +88,24 @@ class Adversarial(Experiment):
         self.automatic_optimization = False
         self.lr = lr
 
+    @property
+    def pair(self) -> AdversarialPair:
+        """The network."""
+        assert isinstance(self.net, AdversarialPair)
+        return self.net
+
     def configure_optimizers(self) -> Any:
         return [
             self.optimizer([{"params": list(part.parameters()), "lr": lr}])
-            for part, lr in zip((self.net.generator, self.net.discriminator), self.lr, strict=True)
+            for part, lr in zip((self.pair.generator, self.pair.discriminator), self.lr, strict=True)
         ]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         real, _ = batch
-        generator, discriminator = self.optimizers()  # type: ignore[misc, attr-defined]
+        generator, discriminator = self.optimizers()  # type: ignore[attr-defined]
         noise = torch.randn(len(real), 4)
-        made = self.net.generator(noise)
-        judged = torch.cat([self.net.discriminator(real), self.net.discriminator(made.detach())])
+        made = self.pair.generator(noise)
+        judged = torch.cat([self.pair.discriminator(real), self.pair.discriminator(made.detach())])
         truth = torch.cat([torch.ones(len(real), 1), torch.zeros(len(real), 1)])
         loss = F.binary_cross_entropy_with_logits(judged, truth)
         self.toggle_optimizer(discriminator)
@@ -108,7 +114,7 @@ class Adversarial(Experiment):
         discriminator.step()
         self.untoggle_optimizer(discriminator)
         self.toggle_optimizer(generator)
-        fooled = self.net.discriminator(self.net.generator(noise))
+        fooled = self.pair.discriminator(self.pair.generator(noise))
         generator_loss = F.binary_cross_entropy_with_logits(fooled, torch.ones_like(fooled))
         generator.zero_grad()
         self.manual_backward(generator_loss)
@@ -117,10 +123,11 @@ class Adversarial(Experiment):
         return loss.detach() + generator_loss.detach()
 
     def measured(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        assert isinstance(net, AdversarialPair)
         noise = torch.randn(SCORED_WITH, 4, generator=torch.Generator().manual_seed(0)).to(x.dtype)
-        made = net.generator(noise)  # type: ignore[operator]
+        made = net.generator(noise)
         objective = (made.mean(0) - x.mean(0)).square().sum() + (made.std(0) - x.std(0)).square().sum()
-        fooled, real = net.discriminator(made), net.discriminator(x)  # type: ignore[operator]
+        fooled, real = net.discriminator(made), net.discriminator(x)
         return objective, F.softplus(-fooled).mean() + F.softplus(-real).mean()
 
 

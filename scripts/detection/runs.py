@@ -1,5 +1,6 @@
 """One run of a recipe: recorded, or watched by the detector; kept in a folder so that nothing is run twice."""
 
+import ast
 import json
 import logging
 import time
@@ -64,7 +65,7 @@ def fingerprint(module: LightningModule) -> str:
 def recorded(recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return the record of a run that no detector watches, with the rivals' verdicts."""
     began = time.perf_counter()
-    rivals = Rivals()
+    rivals = Rivals(recipe.steps)
     trace = Trace(recipe.data(), rivals)
     module = fit(recipe, seed, [trace])
     return {
@@ -113,9 +114,15 @@ def watched(recipe: Recipe, seed: int) -> dict[str, Any]:
 
 
 def _version(paths: Sequence[Path]) -> str:
+    """Return a digest of the code in the files; comments, docstrings and layout are no part of it."""
     digest = sha256()
     for path in sorted(paths):
-        digest.update(path.read_bytes())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and isinstance(first := next(iter(body), None), ast.Expr):
+                del body[: isinstance(first.value, ast.Constant)]
+        digest.update(ast.dump(tree).encode())
     return digest.hexdigest()[:10]
 
 

@@ -35,7 +35,7 @@ def killed(net: nn.Module, bias: float, *paths: str) -> nn.Module:
     """Return the network with the biases of the layers at ``paths`` set."""
     with torch.no_grad():
         for path in paths:
-            net.get_submodule(path).bias.fill_(bias)  # type: ignore[operator, union-attr]
+            net.get_submodule(path).bias.fill_(bias)  # type: ignore[operator]
     return net
 
 
@@ -463,7 +463,7 @@ SICK = [
     digits(
         "nan_gradient",
         "a finite value with a gradient of 0 / 0",
-        lambda: nn.Sequential(*dense([64, 64, 64]), NormOfZero(), nn.ReLU(), nn.Linear(64, 10)),
+        lambda: nn.Sequential(*dense([64, 64, 64]).children(), NormOfZero(), nn.ReLU(), nn.Linear(64, 10)),
         location=("net.3", "net.2"),
     ),
     # Dead units

@@ -26,7 +26,7 @@ class Trace(Callback):
         layers: paths of all modules.
     """
 
-    def __init__(self, data: Data, rivals: Rivals | None) -> None:
+    def __init__(self, data: Data, rivals: Rivals) -> None:
         self.data, self.rivals = data, rivals
         self.measurements: list[Measurement] = []
         self.losses: list[float] = []
@@ -41,8 +41,8 @@ class Trace(Callback):
         self.never = {name for name, p in pl_module.named_parameters() if p.requires_grad}
         self.layers = [name for name, _ in pl_module.named_modules() if name]
         self._measure(pl_module, 0)
-        if self.rivals is not None:
-            self.rivals.start(pl_module, self.measurements[-1])
+        assert isinstance(pl_module, Experiment)
+        self.rivals.start(pl_module, self.measurements[-1])
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -59,17 +59,17 @@ class Trace(Callback):
             return
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
         self.losses.append(loss)
-        norms = torch._foreach_norm(list(self._pending.values())) if self._pending else []
+        norms = list(torch._foreach_norm(list(self._pending.values()))) if self._pending else []
         self.grad_norms.append(float(torch.stack(norms).norm()) if norms else 0.0)
         self.never -= {name for name, norm in zip(self._pending, norms, strict=True) if norm != 0}
-        weights = torch.stack(torch._foreach_norm([p.detach() for p in pl_module.parameters()]))
+        weights = torch.stack([*torch._foreach_norm([p.detach() for p in pl_module.parameters()])])
         if self.nonfinite_step is None and not (bool(weights.isfinite().all()) and torch.tensor(loss).isfinite()):
             self.nonfinite_step = step
         due = step // EVERY > self._last_step // EVERY or any(self._last_step < s <= step for s in DENSE)
         if due:
             self._measure(pl_module, step)
-        if self.rivals is not None:
-            self.rivals.step(pl_module, step, loss, self._pending, batch, self.measurements[-1] if due else None)
+        assert isinstance(pl_module, Experiment)
+        self.rivals.step(pl_module, step, loss, self._pending, batch, self.measurements[-1] if due else None)
         self._pending = {}
         self._last_step = step
 
