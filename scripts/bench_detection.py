@@ -16,6 +16,7 @@ which is the parity of a hash of the name.
 """
 
 import argparse
+import json
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from pathlib import Path
 import torch
 from detection.labels import Outcome, outcome
 from detection.recipe import Recipe
-from detection.runs import cached, detector_version, recipes, recorder_version
+from detection.report import OURS, Case, as_dict, report
+from detection.rivals import NAMES
+from detection.runs import cached, detector_version, read, recipes, recorder_version
 
 SEEDS = 5
 Job = tuple[str, str, str, int]  # record or watch, version, recipe, seed
@@ -76,7 +79,7 @@ def jobs(chosen: Sequence[Recipe], seeds: Sequence[int], versions: dict[str, str
 
 def run_all(todo: Sequence[Job], folder: Path, workers: int) -> list[str]:
     """Run what is not in the folder yet; return the failures."""
-    todo = [job for job in todo if not (folder / f"{job[0]}_{job[1]}" / f"{job[2]}_{job[3]}.json").exists()]
+    todo = [job for job in todo if read(folder, *job) is None]
     failures = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for done, failure in enumerate(pool.imap_unordered(perform, [(folder, job) for job in todo]), start=1):
@@ -85,6 +88,27 @@ def run_all(todo: Sequence[Job], folder: Path, workers: int) -> list[str]:
                 failures.append(failure)
     print(file=sys.stderr)
     return failures
+
+
+def gather(chosen: Sequence[Recipe], seeds: Sequence[int], folder: Path, versions: dict[str, str]) -> list[Case]:
+    """Return the labelled runs that are in the folder."""
+    cases = []
+    for recipe in chosen:
+        for seed in seeds:
+            run, twin, watched = (
+                read(folder, what, versions.get(what, ""), name, seed)
+                for what, name in (("record", recipe.name), ("record", recipe.twin), ("watch", recipe.name))
+            )
+            if run is None or twin is None or (watched is None and "watch" in versions):
+                continue
+            said = dict(run["rivals"])
+            if watched is not None:
+                said[OURS] = watched["findings"]
+                if watched["weights"] != run["weights"]:
+                    print(f"FAILED {recipe.name} seed {seed}: the detector changed the weights")
+            start = run["measurements"][0]
+            cases.append(Case(recipe, seed, outcome(run, twin, recipe), run["layers"], list(start["scale"]), said))
+    return cases
 
 
 def main() -> None:
@@ -116,6 +140,12 @@ def main() -> None:
         for recipe in chosen:
             for seed in seeds:
                 show(recipe, seed, arguments.folder, versions)
+        print()
+    cases = gather(chosen, seeds, arguments.folder, versions)
+    detectors = [OURS, *NAMES] if "watch" in versions else list(NAMES)
+    print(report(cases, detectors))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_dict(cases, detectors), indent=1))
 
 
 if __name__ == "__main__":

@@ -139,14 +139,25 @@ def detector_version() -> str:
     )
 
 
+def _path(folder: Path, what: str, version: str, name: str, seed: int) -> Path:
+    return folder / f"{what}_{version}" / f"{name}_{seed}.json"
+
+
+def read(folder: Path, what: str, version: str, name: str, seed: int) -> dict[str, Any] | None:
+    """Return the run (`record` or `watch`) from the folder, None if it is not there."""
+    path = _path(folder, what, version, name, seed)
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return found
+
+
 def cached(folder: Path, what: str, version: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return the run from the folder, running it first if it is not there."""
-    path = folder / f"{what}_{version}" / f"{recipe.name}_{seed}.json"
-    if not path.exists():
-        result = recorded(recipe, seed) if what == "record" else watched(recipe, seed)
+    found = read(folder, what, version, recipe.name, seed)
+    if found is None:
+        found = recorded(recipe, seed) if what == "record" else watched(recipe, seed)
+        path = _path(folder, what, version, recipe.name, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(result))
+        part.write_text(json.dumps(found))
         part.rename(path)
-    found: dict[str, Any] = json.loads(path.read_text())
     return found
