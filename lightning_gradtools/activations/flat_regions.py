@@ -69,13 +69,12 @@ def flat_share(name: str, out: Tensor, dim: int) -> Tensor:
     return flat.mean(others) if others else flat
 
 
-def saturated_rows(probabilities: Tensor, dim: int) -> Tensor:
+def saturated_rows(scores: Tensor, probabilities: Tensor, dim: int) -> Tensor:
     """Return the share [1] of softmax rows that are all but one-hot: the largest probability is over 0.99.
 
-    Rows with a single possible outcome (attention's first row under a causal mask) are one-hot by construction
-    and do not count.
+    Scores under -1e8 are masked out. Rows with a single possible outcome (attention's first row under a causal mask)
+    are one-hot by construction and do not count.
     """
-    p = probabilities.detach()
-    possible = (p > 0).sum(dim) > 1
-    hot = (p.amax(dim) > 0.99) & possible
+    possible = (scores.detach() > -1e8).sum(dim) > 1
+    hot = (probabilities.detach().amax(dim) > 0.99) & possible
     return (hot.sum() / possible.sum().clamp(min=1)).to(torch.float32).reshape(1)

@@ -32,16 +32,14 @@ class TappedLayer:
     Attributes:
         name: its path.
         order: its place in the order of first calls.
-        outputs: Σ ‖output‖², a 0-d tensor per call.
+        signals: standard deviation of the outputs over samples, a 0-d tensor per call, if asked for.
         gradients: ‖∂loss/∂output‖², a 0-d tensor per call that the backward pass reached.
-        elements: number of output elements.
     """
 
     name: str
     order: int
-    outputs: list[Tensor] = field(default_factory=list)
+    signals: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
-    elements: int = 0
 
 
 @dataclass
@@ -73,7 +71,7 @@ class StepTap(TorchFunctionMode):
 
     Args:
         module: the network.
-        alias: a module's path -> the path to report.
+        signals: whether to measure how much the layers' outputs differ between samples.
 
     Attributes:
         layers: modules with parameters that ran, by path.
@@ -81,8 +79,9 @@ class StepTap(TorchFunctionMode):
         guesses: the losses of known kind that were computed, and what is needed to know the loss of guessing.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, signals: bool = False) -> None:
         super().__init__()
+        self._signals = signals
         self.layers: dict[str, TappedLayer] = {}
         self.samples = 0
         self.guesses: list[Guess] = []
@@ -128,12 +127,12 @@ class StepTap(TorchFunctionMode):
             site.name = producer if (not module or shared) and producer else module
         return list(self._sites.values())
 
-    def _enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._running.append(name)
         if not self.samples:
             self.samples = next((arg.shape[0] for arg in args if isinstance(arg, Tensor) and arg.dim()), 0)
 
-    def _leave(self, name: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def _leave(self, name: str, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         if self._running:
             self._running.pop()
         out = out[0] if isinstance(out, (tuple, list)) and out else out
@@ -144,8 +143,8 @@ class StepTap(TorchFunctionMode):
             layer = self.layers.get(name)
             if layer is None:
                 layer = self.layers[name] = TappedLayer(name, len(self.layers))
-            layer.elements += out.numel()
-            layer.outputs.append(_square(out))
+            if self._signals and len(out) > 1:
+                layer.signals.append(out.detach().double().var(0).mean().sqrt())
             if out.requires_grad:
                 out.register_hook(partial(self._returned, layer))
             channels = isinstance(module, _CHANNELS_FIRST)
@@ -193,7 +192,7 @@ class StepTap(TorchFunctionMode):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             if not isinstance(dim, int):
                 return
-            flat = saturated_rows(out, dim)
+            flat = saturated_rows(x, out, dim)
         else:
             flat = flat_share(name, out, unit_dim(out.dim(), channels))
         site = self._site(module, producer, name, len(flat))
@@ -217,4 +216,5 @@ def _square(tensor: Tensor) -> Tensor:
         tensor = tensor.coalesce().values()
     # Single precision would square a gradient of 1e-23, nothing unusual at the bottom of a deep stack, to zero.
     dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(tensor, dtype=dtype).square()
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
+    return norm.square()

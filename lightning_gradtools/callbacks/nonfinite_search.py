@@ -26,7 +26,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the first non-finite value came from; see :class:`~lightning_gradtools.diagnosis.observation.NonfiniteEvent`."""
+    """Where the first non-finite value came from; see ``NonfiniteEvent`` in ``diagnosis/observation.py``."""
 
     direction: str
     layer: str = ""
@@ -43,7 +43,7 @@ def finite(value: Any) -> bool:
 
 
 def find_in_parameters(module: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Origin | None:
-    """Return which weights the step before left non-finite, and whether its gradient already was; None if all are finite.
+    """Return which weights the step before left non-finite, and whether its gradient was; None if all are finite.
 
     An optimizer's moments are averages of gradients: where they are non-finite, a gradient was. Where they are finite
     and the weight is not, the update was the first.
@@ -83,7 +83,7 @@ def search(pl_module: LightningModule, batch: Any) -> Origin:
     return _in_backward(calls, bad)
 
 
-def _record(calls: list[_Call], name: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+def _record(calls: list[_Call], name: str, _: nn.Module, args: tuple[Any, ...], out: Any) -> None:
     call = _Call(name, finite(args), finite(out))
     calls.append(call)
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +79,11 @@ class PathologyDetector(Observer):
     With several optimizers or manual optimisation there is no one loss that has to fall: rules that need it are silent.
 
     Args:
-        every_n_steps: optimizer steps between sampled ones; the first 17 steps and doubtful cases are sampled more often.
+        every_n_steps: optimizer steps between sampled ones; the first 17 and doubtful cases are sampled more often.
         patience: samples in a row on which a unit must be silent to be called dead.
-        on_info: what a finding of this severity does: ``"log"`` (TensorBoard, ``findings.jsonl``, the table at the end),
-            ``"warn"`` (once, and log), ``"stop"`` (end the run gracefully, checkpoints kept, and warn) or ``"raise"``.
+        on_info: what a finding of this severity does: ``"log"`` (TensorBoard, ``findings.jsonl``, the table at the
+            end), ``"warn"`` (once, and log), ``"stop"`` (end the run gracefully, checkpoints kept, and warn) or
+            ``"raise"``.
         on_warning: the same.
         on_critical: the same.
         dirpath: folder of ``findings.jsonl``; None: the logger's folder, or no file without a logger.
@@ -258,7 +260,7 @@ class PathologyDetector(Observer):
         return regular or (self._burst > 0 and step % 2 == 0)
 
     def _begin_sample(self, pl_module: LightningModule, step: int) -> None:
-        tap = StepTap(pl_module)
+        tap = StepTap(pl_module, signals=step == 0)
         self._sample = StepSample(step, tap)
         tap.attach()
         if _is_compiled(pl_module):
@@ -420,7 +422,7 @@ class PathologyDetector(Observer):
             kind, count = ("saturated", each.saturated) if each.function in _TWO_SIDED else ("dead", each.dead)
             scalars[f"{kind}_units/{each.name}"] = count / each.units
         chain = [layer for layer in observation.layers if layer.backward]
-        for layer, after in zip(chain, chain[1:], strict=False):
+        for layer, after in pairwise(chain):
             scalars[f"backward_gain/{layer.name}"] = (layer.backward or 0.0) / (after.backward or math.inf)
         log_scalars(trainer, scalars, observation.step)
 

@@ -1,5 +1,6 @@
 """One sampled step, from the taps' tensors to an Observation: one vector, one reduction over ranks, one transfer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -83,10 +84,8 @@ class UnitBook:
         device = (fired + flat)[0].device
         if self.dead.device != device:
             self.dead, self.flat = self.dead.to(device), self.flat.to(device)
-        if fired:
-            self.dead.update(torch.cat(fired), samples, step)
-        if flat:
-            self.flat.update(torch.cat(flat), samples)
+        self.dead.update(torch.cat([*fired, torch.zeros(0, dtype=torch.bool, device=device)]), samples, step)
+        self.flat.update(torch.cat([*flat, torch.zeros(0, device=device)]), samples)
         self.samples += samples
         silent = [torch.zeros((), device=device) if s.fired is None else (~s.fired).sum().float() for s in sites]
         return torch.stack(silent)
@@ -157,7 +156,8 @@ class StepSample:
             columns.append(torch.stack([value.to(device, torch.float32) for value in values]) if values else extra[:0])
             return slice(start, start + len(values))
 
-        outputs = put([(torch.stack(layer.outputs).sum() / max(layer.elements, 1)).sqrt() for layer in layers])
+        varied = [layer for layer in layers if layer.signals]
+        signals = put([torch.stack(layer.signals).mean() for layer in varied])
         returned = [layer for layer in layers if layer.gradients]
         backward = put([torch.stack(layer.gradients).sum().sqrt() for layer in returned])
         gathered = [each.norms() for each in self.parameters]
@@ -190,13 +190,14 @@ class StepSample:
                     same[owner] = flagged[i, position] == 1.0
         norms = dict(zip((layer.name for layer in returned), values_[backward], strict=True))
         seen = []
-        for layer, output in zip(layers, values_[outputs], strict=True):
+        signal = dict(zip((layer.name for layer in varied), values_[signals], strict=True))
+        for layer in layers:
             own = owners.get(layer.name)
             gradient, weight, update = (None, 0.0, 0.0) if own is None else map(_root, zip(*own, strict=True))
             seen.append(
                 LayerObservation(
                     layer.name,
-                    output,
+                    signal.get(layer.name),
                     norms.get(layer.name),
                     gradient,
                     weight or 0.0,
@@ -205,7 +206,7 @@ class StepSample:
                     layer.name in trainable,
                 )
             )
-        activations = []
+        activations: list[ActivationObservation] = []
         if book is not None and sites:
             counts = [flat[at + 5 * i : at + 5 * i + 5] for i in range(len(sites))]
             for site, (dead, never, revived, died, flat_), quiet in zip(sites, counts, values_[silent], strict=True):
@@ -248,4 +249,4 @@ class StepSample:
 
 
 def _root(values: Sequence[float]) -> float:
-    return sum(value**2 for value in values) ** 0.5
+    return math.hypot(*values)

@@ -13,7 +13,7 @@ class LayerObservation:
 
     Attributes:
         name: its path.
-        output: root mean square of its outputs.
+        signal: standard deviation of its outputs over the batch's samples; only measured in the first steps.
         backward: norm of the loss gradient with respect to all its outputs; None if none came back.
         gradient: norm of the gradients of its trainable parameters; None if no optimizer has any of them.
         weight: norm of these parameters before the step.
@@ -23,7 +23,7 @@ class LayerObservation:
     """
 
     name: str
-    output: float
+    signal: float | None
     backward: float | None
     gradient: float | None = None
     weight: float = 0.0

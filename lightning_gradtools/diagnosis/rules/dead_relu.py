@@ -9,12 +9,18 @@ INFO, WARNING, CRITICAL = 0.1, 0.5, 0.95  # shares of a layer's units; half a la
 
 _REMEDY = (
     Remedy("Lower the learning rate: a large step pushes a unit below zero for every input.", ("optimizer.lr=0.001",)),
-    Remedy("Warm the learning rate up: most units die in the first steps.", ("schedule=warmup_cosine",),
-           "WarmupCosineSchedule()"),
-    Remedy("Use an activation that passes some gradient below zero.", ("model.net.activation=leaky_relu",),
-           "nn.LeakyReLU(0.01)"),
+    Remedy(
+        "Warm the learning rate up: most units die in the first steps.",
+        ("schedule=warmup_cosine",),
+        "WarmupCosineSchedule()",
+    ),
+    Remedy(
+        "Use an activation that passes some gradient below zero.",
+        ("model.net.activation=leaky_relu",),
+        "nn.LeakyReLU(0.01)",
+    ),
     Remedy("Check that biases start at zero, not far below it.", ("model.net.init=he",)),
-)  # fmt: skip
+)
 
 
 def find_dead_relu(history: History) -> Iterator[Finding]:

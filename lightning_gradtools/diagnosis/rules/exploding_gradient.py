@@ -13,15 +13,18 @@ GROWTH = 1e3  # backward, end to end
 
 _REMEDY = (
     Remedy("Lower the learning rate tenfold.", ("optimizer.lr=0.001",)),
-    Remedy("Clip the gradient's norm.", ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
-           "GradientClipping(max_norm=1.0)"),
+    Remedy(
+        "Clip the gradient's norm.",
+        ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
+        "GradientClipping(max_norm=1.0)",
+    ),
     Remedy("Warm the learning rate up.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
     Remedy("Scale inputs, targets and initial weights to unit variance.", ("model.net.init=he",)),
-)  # fmt: skip
+)
 
 
 def find_exploding_gradient(history: History) -> Iterator[Finding]:
-    """A loss far above what it started from, or from guessing, that does not come down; or a profile that grows backward."""
+    """A loss far above its start, or above guessing, that does not come down; or a profile that grows backward."""
     going = progress(history)
     if going is None or not history.observations:
         return

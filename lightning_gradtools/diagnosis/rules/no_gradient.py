@@ -10,15 +10,19 @@ _NEEDED = (
 )
 
 _REMEDY = (
-    Remedy("Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer and"
-           " the loss."),
-    Remedy("If it is not to be trained, freeze it, so that the optimizer leaves it out.",
-           code="layer.requires_grad_(False)"),
-)  # fmt: skip
+    Remedy(
+        "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer and"
+        " the loss."
+    ),
+    Remedy(
+        "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
+        code="layer.requires_grad_(False)",
+    ),
+)
 
 
 def find_no_gradient(history: History) -> Iterator[Finding]:
-    """Layers whose weights an optimizer has, that ran, and whose gradient is None or exactly zero, while others' is not.
+    """Layers whose weights an optimizer has, that ran, and whose gradient is None or exactly zero; others have one.
 
     Exactly zero, not small: no threshold. A frozen layer is not in question, nor one that did not run. Where the units
     of a whole activation are silent the zeros come from there, which is another finding.

@@ -1,13 +1,14 @@
 r"""The loss jumps to and fro from step to step: the step is too long for the curvature.
 
 Along a direction of curvature :math:`\lambda` descent multiplies the distance from the minimum by
-:math:`1 - \eta \lambda` a step; over :math:`\eta\lambda = 1` it changes sides, over 2 it grows. Noise of the batches has
-no memory from step to step, so the sign of an oscillation is a negative autocorrelation at lag 1.
+:math:`1 - \eta \lambda` a step; over :math:`\eta\lambda = 1` it changes sides, over 2 it grows. Noise of the batches
+has no memory from step to step, so the sign of an oscillation is a negative autocorrelation at lag 1.
 """
 
 import math
 import statistics
 from collections.abc import Iterator
+from itertools import pairwise
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
@@ -31,7 +32,7 @@ def lag_one(values: list[float]) -> float:
     slope = sum((i - middle) * v for i, v in enumerate(values)) / sum((i - middle) ** 2 for i in range(n))
     rest = [v - mean - slope * (i - middle) for i, v in enumerate(values)]
     power = sum(each**2 for each in rest)
-    return sum(a * b for a, b in zip(rest, rest[1:], strict=False)) / power if power > 0 else 0.0
+    return sum(a * b for a, b in pairwise(rest)) / power if power > 0 else 0.0
 
 
 def find_oscillating_loss(history: History) -> Iterator[Finding]:

@@ -6,19 +6,23 @@ from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remed
 from lightning_gradtools.diagnosis.observation import History
 from lightning_gradtools.diagnosis.progress import progress
 
-SIGNAL = 1e3  # largest over smallest root mean square of the layers' outputs
+SIGNAL = 1e3  # largest over smallest deviation over samples of the layers' outputs
+LOSS = 10.0  # times the loss of guessing
 _LOSSES = 20
 
 _REMEDY = (
-    Remedy("Draw the weights at random, by He for ReLU and Xavier for tanh and sigmoid.",
-           ("model.net.init=he", "model.net.init_scale=1"), "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')"),
+    Remedy(
+        "Draw the weights at random, by He for ReLU and Xavier for tanh and sigmoid.",
+        ("model.net.init=he", "model.net.init_scale=1"),
+        "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+    ),
     Remedy("Scale the inputs to zero mean and unit variance."),
     Remedy("Normalise between layers.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
-)  # fmt: skip
+)
 
 
 def find_poor_initialization(history: History) -> Iterator[Finding]:
-    """Symmetry, which training can never break; and an initial signal that changes a thousandfold, if nothing is learned.
+    """Symmetry, which training can never break; and a signal that changes a thousandfold, if nothing is learned.
 
     Symmetry is exact: all units of a layer have the same weights *and* receive the same gradient. A zero-initialised
     layer whose units receive different gradients is healthy.
@@ -40,19 +44,31 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
         evidence = (Evidence("layers whose units are all alike", len(alike), 0, latest.step + 1),)
         yield Finding(Kind.POOR_INITIALIZATION, alike[0], latest.step, Severity.CRITICAL, evidence, message, _REMEDY)
         return
-    outputs = {layer.name: layer.output for layer in seen[0].layers if layer.output > 0}
-    if len(outputs) < 3:
-        return
-    low, high = min(outputs, key=lambda name: outputs[name]), max(outputs, key=lambda name: outputs[name])
-    spread = outputs[high] / outputs[low]
-    if spread < SIGNAL:
-        return
     going = progress(history)
     sick = going is not None and going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up()
-    names = list(outputs)
-    layer = low if names.index(low) > names.index(high) else high
-    what = "dies out" if layer == low else "blows up"
-    message = f"from the initial weights the signal {what}: {outputs[low]:.1e} at {low}, {outputs[high]:.1e} at {high}"
     severity = Severity.WARNING if sick else Severity.INFO
-    evidence = (Evidence("largest / smallest output of a layer (root mean square)", spread, SIGNAL, latest.step + 1),)
-    yield Finding(Kind.POOR_INITIALIZATION, layer, latest.step, severity, evidence, message, _REMEDY)
+    signals = {layer.name: layer.signal for layer in seen[0].layers if layer.signal is not None and layer.signal > 0}
+    low, high = (
+        (min(signals, key=lambda name: signals[name]), max(signals, key=lambda name: signals[name]))
+        if len(signals) > 2
+        else ("", "")
+    )
+    spread = signals[high] / signals[low] if low else 1.0
+    if spread > SIGNAL:
+        names = list(signals)
+        dies = names.index(low) > names.index(high)
+        message = (
+            f"from the initial weights, what tells samples apart {'dies out' if dies else 'blows up'}:"
+            f" a deviation of {signals[low]:.1e} at {low}, of {signals[high]:.1e} at {high}"
+        )
+        evidence = (Evidence("largest / smallest deviation over samples", spread, SIGNAL, latest.step + 1),)
+        layer = low if dies else high
+        yield Finding(Kind.POOR_INITIALIZATION, layer, latest.step, severity, evidence, message, _REMEDY)
+        return
+    loss = 1.0 - seen[0].skill if seen[0].skill is not None else 1.0
+    if loss > LOSS:
+        message = (
+            f"from the initial weights the loss is {loss:.1f} times that of guessing: the outputs are far too large"
+        )
+        evidence = (Evidence("first loss / loss of guessing", loss, LOSS, latest.step + 1),)
+        yield Finding(Kind.POOR_INITIALIZATION, "", latest.step, severity, evidence, message, _REMEDY)

@@ -11,11 +11,14 @@ _SAMPLES = 100
 
 _REMEDY = (
     Remedy("Scale the inputs to zero mean and unit variance."),
-    Remedy("Start from smaller weights.", ("model.net.init=xavier", "model.net.init_scale=1"),
-           "nn.init.xavier_normal_(layer.weight)"),
+    Remedy(
+        "Start from smaller weights.",
+        ("model.net.init=xavier", "model.net.init_scale=1"),
+        "nn.init.xavier_normal_(layer.weight)",
+    ),
     Remedy("Normalise before the activation.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
     Remedy("Lower the learning rate, if it set in during training.", ("optimizer.lr=0.001",)),
-)  # fmt: skip
+)
 
 
 def find_saturated_activation(history: History) -> Iterator[Finding]:
@@ -38,8 +41,8 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
         share = activation.saturated / activation.units
         severity = Severity.INFO if harmless else Severity.CRITICAL if share >= CRITICAL else Severity.WARNING
         message = (
-            f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are saturated:"
-            " they lie where the function is flat for 95% of samples and pass almost no gradient"
+            f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are"
+            " saturated: they lie where the function is flat for 95% of samples and pass almost no gradient"
         )
         evidence = (
             Evidence("share of units that are saturated", share, CRITICAL if share >= CRITICAL else WARNING, steps),

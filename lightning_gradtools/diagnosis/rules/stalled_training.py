@@ -12,10 +12,13 @@ _STEPS = 60
 _REMEDY = (
     Remedy("Check that inputs and targets belong together: shuffled labels look like this."),
     Remedy("Try the learning rate ten times larger, and ten times smaller.", ("-m optimizer.lr=0.01,0.001,0.0001",)),
-    Remedy("See whether the network can learn one batch by heart.", ("debug=overfit_batches",),
-           "Trainer(overfit_batches=1)"),
+    Remedy(
+        "See whether the network can learn one batch by heart.",
+        ("debug=overfit_batches",),
+        "Trainer(overfit_batches=1)",
+    ),
     Remedy("Lower the weight decay.", ("optimizer.weight_decay=0",)),
-)  # fmt: skip
+)
 
 
 def find_stalled_training(history: History) -> Iterator[Finding]:

@@ -18,12 +18,19 @@ _NEEDED = 3  # observations in a row
 _LOSSES = 20  # to know whether the loss moves
 
 _REMEDY = (
-    Remedy("Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
-           ("model.net.activation=relu", "model.net.init=he"), "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')"),
-    Remedy("Add residual connections: each layer then passes on what comes back to it.", ("model=residual_mlp",), "x + layer(x)"),
+    Remedy(
+        "Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
+        ("model.net.activation=relu", "model.net.init=he"),
+        "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+    ),
+    Remedy(
+        "Add residual connections: each layer then passes on what comes back to it.",
+        ("model=residual_mlp",),
+        "x + layer(x)",
+    ),
     Remedy("Normalise between layers.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
     Remedy("Make the network shallower.", ("model.net.depth=2",)),
-)  # fmt: skip
+)
 
 
 def chain(observation: Observation) -> list[LayerObservation]:
@@ -32,7 +39,7 @@ def chain(observation: Observation) -> list[LayerObservation]:
 
 
 def end_to_end(observation: Observation) -> float:
-    """Return the norm of the loss gradient at the first trained layer over the largest norm behind it; 1 if too short."""
+    """Return the norm of the loss gradient at the first trained layer over the largest behind it; 1 if too short."""
     layers = chain(observation)
     trained = next((i for i, layer in enumerate(layers) if layer.trainable), None)
     if trained is None or len(layers) - trained < _LEAST_LAYERS:
