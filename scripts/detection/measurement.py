@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detection.capture import activations, by_unit
 from detection.data import Data
-from detection.recipe import Adversarial, Experiment
+from detection.recipe import Experiment
 
 PARAMETRIC = (nn.Linear, nn.Conv2d, nn.Embedding, nn.RNNBase)
 FLAT = 0.01  # of a tanh's or sigmoid's range, on each side: there its slope is below a 25th of its largest
@@ -73,7 +73,7 @@ def measure(module: Experiment, data: Data, step: int) -> Measurement:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(step)
         with activations(net) as seen:
-            objective, trained = module.measured(net, x, y)
+            objective, trained, output = module.measured(net, x, y)
         names, parameters = zip(
             *[(n, p) for n, p in net.named_parameters(prefix="net") if p.requires_grad], strict=True
         )
@@ -105,7 +105,7 @@ def measure(module: Experiment, data: Data, step: int) -> Measurement:
                 if bool((rows == rows[0]).all()):
                     result.twins.append(name)
         _measure_activations(result, seen.found)
-        result.accuracy = _accuracy(module, net, x, y, data)
+        result.accuracy = _accuracy(output, y, data)
     return result
 
 
@@ -137,10 +137,9 @@ def _flat(kind: str, output: Tensor) -> float:
     return float(((position < FLAT) | (position > 1 - FLAT)).double().mean())
 
 
-def _accuracy(module: Experiment, net: nn.Module, x: Tensor, y: Tensor, data: Data) -> float | None:
-    if isinstance(module, Adversarial) or (y.ndim > 1 and y.dtype == torch.int64):
+def _accuracy(output: Tensor | None, y: Tensor, data: Data) -> float | None:
+    if output is None or (y.ndim > 1 and y.dtype == torch.int64):
         return None
-    output = net(x)
     if y.dtype == torch.int64:
         return float((output.argmax(dim=-1) == y).double().mean())
     return 1 - float((output - y).square().mean()) / data.constant_loss

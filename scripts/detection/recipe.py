@@ -70,10 +70,10 @@ class Experiment(LightningModule):
         scheduler = LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def measured(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return objective and trained loss of a copy of the network on the whole training set."""
+    def measured(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return objective, trained loss and output of a copy of the network on the whole training set."""
         output = net(x)
-        return self.objective(output, y), self.loss(output, y)
+        return self.objective(output, y), self.loss(output, y), output
 
 
 class Adversarial(Experiment):
@@ -122,13 +122,13 @@ class Adversarial(Experiment):
         self.untoggle_optimizer(generator)
         return loss.detach() + generator_loss.detach()
 
-    def measured(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def measured(self, net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         assert isinstance(net, AdversarialPair)
         noise = torch.randn(SCORED_WITH, 4, generator=torch.Generator().manual_seed(0)).to(x.dtype)
         made = net.generator(noise)
         objective = (made.mean(0) - x.mean(0)).square().sum() + (made.std(0) - x.std(0)).square().sum()
         fooled, real = net.discriminator(made), net.discriminator(x)
-        return objective, F.softplus(-fooled).mean() + F.softplus(-real).mean()
+        return objective, F.softplus(-fooled).mean() + F.softplus(-real).mean(), None
 
 
 @dataclass(frozen=True)
