@@ -69,11 +69,14 @@ def describe(found: Outcome) -> str:
 
 
 def jobs(chosen: Sequence[Recipe], seeds: Sequence[int], versions: dict[str, str]) -> list[Job]:
-    """Return all runs, those that others are compared with first."""
-    records = [recipes()[recipe.twin] for recipe in chosen] + list(chosen)
-    found = [("record", versions["record"], recipe.name, seed) for seed in seeds for recipe in records]
-    if "watch" in versions:
-        found += [("watch", versions["watch"], recipe.name, seed) for seed in seeds for recipe in chosen]
+    """Return all runs, seed by seed."""
+    found = [
+        (what, versions[what], name, seed)
+        for seed in seeds
+        for recipe in chosen
+        for what, name in (("record", recipe.twin), ("record", recipe.name), ("watch", recipe.name))
+        if what in versions
+    ]
     return list(dict.fromkeys(found))
 
 

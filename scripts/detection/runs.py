@@ -100,7 +100,7 @@ def watched(recipe: Recipe, seed: int) -> dict[str, Any]:
     from lightning_gradtools.callbacks.pathology_detector import PathologyDetector
 
     began = time.perf_counter()
-    detector = PathologyDetector()
+    detector = PathologyDetector(table=False)
     reader = Reader(detector)
     module = fit(recipe, seed, [detector, reader])
     return {
