@@ -156,6 +156,8 @@ class PathologyDetector(Observer):
         return {
             "history": self.history.as_dict(),
             "ledger": self._ledger.state_dict(),
+            # not yet brought to the host
+            "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
             "moments": {name: value.cpu() for name, value in self._moments.items()},
             "book": book
             and {
@@ -171,6 +173,7 @@ class PathologyDetector(Observer):
         self._ledger.load_state_dict(state_dict["ledger"])
         self._moments = dict(state_dict["moments"])
         self._saved_book = state_dict["book"]
+        self._losses = [(step, index, torch.tensor(loss)) for step, index, loss in state_dict["losses"]]
 
     def release(self) -> None:
         self._end_sample()
@@ -183,7 +186,7 @@ class PathologyDetector(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.failure = None
-        self.release()
+        self._end_sample()
         self.stop_reason = ""
         self._raise = None
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}

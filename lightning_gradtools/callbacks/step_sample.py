@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lightning_gradtools.activations import DeadUnits, Saturation, StepTap
+from lightning_gradtools.activations import DeadUnits, Saturation, StepTap, UnitStates
 from lightning_gradtools.activations.guessing import guessing_loss
 from lightning_gradtools.activations.step_tap import TappedActivation
 from lightning_gradtools.callbacks.gradient_pass import GradientPass
@@ -92,7 +92,9 @@ class UnitBook:
 
     def counts(self) -> Tensor:
         """Return [sites, 5]: dead, never fired, revived, last death, saturated."""
-        states, saturated = self.dead.compute(), self.flat.compute()
+        # torchmetrics makes a vector of one unit a scalar
+        states = UnitStates(*(each.reshape(-1) for each in self.dead.compute()))
+        saturated = self.flat.compute().reshape(-1)
         rows, at, flat_at = [], 0, 0
         for *_, units, fires in self.sites:
             if fires:

@@ -161,9 +161,9 @@ class History:
         return statistics.median(known) if known else None
 
     def warming_up(self) -> bool:
-        """Say whether the learning rate is zero or still on its way up."""
+        """Say whether the learning rate has been zero so far, or is still on its way up."""
         rates = [each.learning_rate for each in self.observations]
-        if not rates or rates[-1] == 0:
+        if not rates or self.peak_learning_rate == 0:
             return True
         return len(rates) > 1 and rates[-1] > rates[-2] and rates[-1] >= self.peak_learning_rate
 

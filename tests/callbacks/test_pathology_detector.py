@@ -33,7 +33,8 @@ def test_sick_runs_are_told_by_kind_and_layer(alone):
     assert ("vanishing_gradient", "net.0") in found["sigmoid stack"]
     assert ("dead_relu", "net.3") in found["killed units"]
     assert ("poor_initialization", "net.0") in found["constant weights"]
-    assert all(step <= 50 for kind, _, step, *_ in sum(alone.values(), []) if kind != "stalled_training")
+    steps = [step for verdict in alone.values() for kind, _, step, *_ in verdict if kind != "stalled_training"]
+    assert max(steps) <= 50
 
 
 def test_a_healthy_run_yields_nothing(alone):
@@ -189,8 +190,8 @@ def test_findings_resolve_when_the_evidence_goes():
     assert finding.severity == Severity.CRITICAL
     assert 30 < finding.resolved_at <= 120
     revived = [a for a in detector.history.observations[-1].activations if a.name == "net.3"]
-    assert revived[0].revived == 32
-    assert revived[0].dead == 0
+    assert revived[0].revived > 16
+    assert revived[0].dead < 16
 
 
 def test_a_resumed_run_finds_what_an_uninterrupted_one_does(tmp_path):
@@ -204,13 +205,15 @@ def test_a_resumed_run_finds_what_an_uninterrupted_one_does(tmp_path):
     rest = trainer(second, max_epochs=5)
     rest.fit(SICK["killed units"](), digits(), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     assert verdicts(second) == verdicts(whole)
-    assert second.history.losses == pytest.approx(whole.history.losses)
+    assert second.history.losses == whole.history.losses
     assert second.history.observations[-1].activations == whole.history.observations[-1].activations
 
 
 def test_stopping_says_why_and_keeps_the_checkpoint(tmp_path):
     detector = PathologyDetector(on_critical="stop", table=False)
-    with pytest.warns(UserWarning, match=r"PathologyDetector, step 6, critical: 32 of 32 relu units of net\.3 are dead"):
+    with pytest.warns(
+        UserWarning, match=r"PathologyDetector, step 6, critical: 32 of 32 relu units of net\.3 are dead"
+    ):
         run = fit_with_checkpoint(detector, tmp_path)
     assert run.global_step < 20
     assert "dead_relu in net.3" in detector.stop_reason

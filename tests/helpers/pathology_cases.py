@@ -1,5 +1,6 @@
 """Runs that tests/callbacks/test_pathology_detector.py looks at; those of two processes are launched from here."""
 
+import itertools
 import logging
 import warnings
 from typing import Any
@@ -29,7 +30,7 @@ def stack(activation: type[nn.Module], depth: int, width: int = 32, gain: float 
     """A stack without normalisation, its weights drawn with the given gain."""
     sizes = [64] + [width] * depth
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), activation()]
     net = nn.Sequential(*layers, nn.Linear(width, 10))
     for layer in net[::2]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History, persists
+from lightning_gradtools.diagnosis.observation import History, Observation, persists
 from lightning_gradtools.diagnosis.progress import progress
-from lightning_gradtools.diagnosis.rules.vanishing_gradient import chain, end_to_end
+from lightning_gradtools.diagnosis.rules.vanishing_gradient import chain
 
 WORSE = 2.0  # times the loss of guessing
 RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
@@ -52,14 +52,22 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
         )
         yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, tuple(evidence), message, _REMEDY)
         return
-    steps = persists(history, [end_to_end(each) > GROWTH for each in history.observations], 3)
+    steps = persists(history, [growth(each)[0] > GROWTH for each in history.observations], 3)
     if steps:
-        ratio, layers = end_to_end(latest), chain(latest)
-        first = next(each for each in layers if each.trainable)
-        sick = going.steps >= 20 and going.nothing_learned()
-        message = f"the gradient explodes on its way back: at {first.name} it is {ratio:.1e} times what enters"
-        found = (
-            Evidence("norm of the loss gradient at the first layer / the largest behind it", ratio, GROWTH, steps),
+        ratio, layer = growth(latest)
+        sick = going.steps >= 20 and going.nothing_learned() and not history.warming_up()
+        message = (
+            f"the gradient explodes on its way back: at {layer} it is {ratio:.1e} times what enters at the last layer"
         )
+        found = (Evidence("largest norm of the loss gradient at a layer / that at the last", ratio, GROWTH, steps),)
         severity = Severity.WARNING if sick else Severity.INFO
-        yield Finding(Kind.EXPLODING_GRADIENT, first.name, latest.step, severity, found, message, _REMEDY)
+        yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, found, message, _REMEDY)
+
+
+def growth(observation: Observation) -> tuple[float, str]:
+    """Return the largest norm of the loss gradient at a layer's output over that at the last layer's, and the layer."""
+    layers = chain(observation)
+    if not layers or not layers[-1].backward:
+        return 1.0, ""
+    top = max(layers, key=lambda layer: layer.backward or 0.0)
+    return (top.backward or 0.0) / layers[-1].backward, top.name
