@@ -59,7 +59,8 @@ def train(task: Task, row: str, steps: int, *more: Callback) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, DataLoader([(task.x, task.y)] * steps, batch_size=None))
+    batches: Any = [(task.x, task.y)] * steps  # a list is a dataset, whatever its type says
+    trainer.fit(task, DataLoader(batches, batch_size=None))
 
 
 def compare(model: str, rounds: int) -> dict[str, list[float]]:

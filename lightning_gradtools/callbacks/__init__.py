@@ -18,10 +18,10 @@ __all__ = [
     "GradientMonitor",
     "HessianSpectrum",
     "LRRangeTest",
+    "PathologyDetector",
     "ProgressBar",
     "TorchLRScheduler",
     "WarmupCosineSchedule",
     "WeightInitialization",
     "lr_range_test",
 ]
-__all__ = ["GradientClipping", "GradientMonitor", "PathologyDetector", "ProgressBar", "WarmupCosineSchedule"]

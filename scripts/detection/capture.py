@@ -23,7 +23,7 @@ KINDS = {
 OTHERS = {aten.gelu.default, aten.elu.default, aten.leaky_relu.default, aten.softplus.default, aten.exp.default}
 
 
-class Activations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Activations(TorchDispatchMode):
     """Collects (kind, input, output) of each activation under the path of the module that runs it.
 
     Args:
@@ -31,7 +31,7 @@ class Activations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, net: nn.Module, prefix: str = "net") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: dict[str, list[tuple[str, Tensor, Tensor]]] = defaultdict(list)
         self._running = [prefix]
         self._handles = []
