@@ -10,8 +10,7 @@ float64 to 1e-8. Networks are trained first (100 steps of AdamW; GPT 60). A seed
 the `--models` networks. Products are what does not depend on the load of the machine; "gradients" are CPU
 time, of the whole call, divided by that of a forward and backward in the same process, medians.
 
-hessian-eigenthings is not on PyPI in the version that CURVATURE's figures are for, and pip cannot reach its
-repository from everywhere: it is not among the peers.
+hessian-eigenthings has its current version in a git repository only, so it is not among the peers.
 """
 
 import argparse
