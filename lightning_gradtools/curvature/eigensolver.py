@@ -12,7 +12,8 @@ from lightning_gradtools.curvature.operator import CurvatureOperator
 
 # A residual this many times the tolerance may remain where its square promises the tolerance. It may not be
 # larger: two eigenvalues that the basis cannot tell apart yet have one Ritz vector with a small residual, and
-# the square root of the tolerance lets them pass for one (seen in 10 of 60 runs; with 4, in none).
+# the square root of the tolerance lets them pass for one (in 10 of 120 runs on
+# small networks; with a factor of 4 in one, from a start without the gradient).
 _RESIDUAL_SLACK = 4.0
 _PATIENCE = 40  # products without progress, after which noise in them is taken to be the reason
 
