@@ -52,7 +52,8 @@ def test_scaling_the_loss_and_dividing_the_rate_leaves_every_verdict(alone, name
 def test_two_processes_find_what_one_finds(alone):
     first, second = launch(cases.two_processes)
     assert first == second
-    for name, expected in alone.items():
+    for name in ("sigmoid stack", "killed units"):
+        expected = [each for each in alone[name] if each[2] <= 40]
         assert first[name] == expected, name
     (finding,) = [each for each in first["poisoned"] if each["kind"] == "nonfinite"]
     evidence = {each["quantity"]: each["value"] for each in finding["evidence"]}

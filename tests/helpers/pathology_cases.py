@@ -113,10 +113,10 @@ def two_processes() -> dict[str, Any]:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     found: dict[str, Any] = {}
-    for name, make in {**SICK, **HEALTHY}.items():
+    for name in ("sigmoid stack", "killed units"):
         torch.manual_seed(0)
         settings = {"devices": 2, "strategy": DDPStrategy()}
-        found[name] = verdicts(watch(make(), data=digits(BATCH // 2), **settings))
+        found[name] = verdicts(watch(SICK[name](), data=digits(BATCH // 2), steps=41, **settings))
     torch.manual_seed(0)
     detector = watch(Poisoned(stack(nn.ReLU, 2)), data=digits(BATCH // 2), steps=12, devices=2, strategy=DDPStrategy())
     found["poisoned"] = [f.as_dict() for f in detector.findings]

@@ -15,7 +15,6 @@ from lightning_gradtools.diagnosis.rules.stalled_training import find_stalled_tr
 from lightning_gradtools.diagnosis.rules.vanishing_gradient import find_vanishing_gradient
 
 RULES: tuple[Callable[[History], Iterator[Finding]], ...] = (
-    find_nonfinite,
     find_poor_initialization,
     find_no_gradient,
     find_dead_relu,
@@ -28,5 +27,9 @@ RULES: tuple[Callable[[History], Iterator[Finding]], ...] = (
 
 
 def diagnose(history: History) -> list[Finding]:
-    """Return what all rules find in ``history``, causes before consequences."""
-    return [finding for rule in RULES for finding in rule(history)]
+    """Return what all rules find in ``history``, causes before consequences.
+
+    While values are not finite no other number means anything: a NaN is not above zero, and so looks dead.
+    """
+    nonfinite = list(find_nonfinite(history))
+    return nonfinite or [finding for rule in RULES for finding in rule(history)]

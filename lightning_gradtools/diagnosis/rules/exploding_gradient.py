@@ -9,6 +9,7 @@ from lightning_gradtools.diagnosis.rules.vanishing_gradient import chain
 
 WORSE = 2.0  # times the loss of guessing
 RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
+JUMP = 10.0  # times the loss of guessing, and that at the start, twice running
 GROWTH = 1e3  # backward, end to end
 
 _REMEDY = (
@@ -25,13 +26,19 @@ _REMEDY = (
 
 def find_exploding_gradient(history: History) -> Iterator[Finding]:
     """A loss far above its start, or above guessing, that does not come down; or a profile that grows backward."""
-    going = progress(history)
-    if going is None or not history.observations:
+    if not history.observations:
         return
+    going = progress(history)
     latest = history.observations[-1]
     skills = [each.skill for each in history.observations if each.skill is not None]
     evidence: list[Evidence] = []
-    if len(skills) >= 3:
+    first = max(1.0, 1 - skills[0]) if skills else 1.0
+    jumped = [each.skill is not None and 1 - each.skill > JUMP * first for each in history.observations]
+    if steps := persists(history, jumped, 2):  # one is an outlier
+        evidence = [Evidence("loss / loss of guessing", 1 - skills[-1], JUMP * first, steps)]
+    elif going is None:
+        return
+    elif len(skills) >= 3:
         now, start = going.gain, skills[0]
         if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
             worse = [each.skill is not None and 1 - each.skill > WORSE for each in history.observations]
@@ -51,6 +58,8 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
             f" {evidence[0].quantity.split(' / ')[1]} and does not come down"
         )
         yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, tuple(evidence), message, _REMEDY)
+        return
+    if going is None:
         return
     steps = persists(history, [growth(each)[0] > GROWTH for each in history.observations], 3)
     if steps:

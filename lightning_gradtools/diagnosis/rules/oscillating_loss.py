@@ -17,6 +17,7 @@ from lightning_gradtools.diagnosis.progress import progress
 _WINDOW = 50
 AUTOCORRELATION = -0.5  # 3.5 standard errors (1 / sqrt(50)) of that of noise
 SWING = 0.1  # standard deviation / mean
+MOVE = 0.2  # of the loss of guessing, from step to step
 
 _REMEDY = (
     Remedy("Lower the learning rate threefold.", ("optimizer.lr=0.003",)),
@@ -36,7 +37,7 @@ def lag_one(values: list[float]) -> float:
 
 
 def find_oscillating_loss(history: History) -> Iterator[Finding]:
-    """Losses of :data:`_WINDOW` steps that alternate, widely and without coming down."""
+    """Losses that alternate widely, or jump about while worse than guessing; over 50 steps without progress."""
     losses = [loss for _, loss in history.losses[-_WINDOW:]]
     going = progress(history)
     if len(losses) < _WINDOW or going is None or not history.observations:
@@ -44,13 +45,19 @@ def find_oscillating_loss(history: History) -> Iterator[Finding]:
     mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
     if mean <= 0 or not math.isfinite(mean):
         return
-    correlation = lag_one(losses)
-    if correlation > AUTOCORRELATION or deviation < SWING * mean:
+    moves = [after - before for before, after in pairwise(losses)]
+    correlation, move = lag_one(losses), statistics.median(map(abs, moves))
+    guess = going.level / (1 - going.gain) if going.gain < 1 else going.start
+    turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
+    alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
+    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0  # noise of batches is around what was learned
+    if not alternates and not jumps:
         return
     severity = Severity.INFO if going.improving or going.gain > 0.9 else Severity.WARNING
     evidence = (
         Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
         Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
+        Evidence("median move from step to step / loss of guessing", move / guess, MOVE, _WINDOW),
     )
     message = f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down"
     yield Finding(Kind.OSCILLATING_LOSS, "", history.observations[-1].step, severity, evidence, message, _REMEDY)

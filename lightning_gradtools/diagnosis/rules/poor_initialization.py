@@ -45,7 +45,10 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
         yield Finding(Kind.POOR_INITIALIZATION, alike[0], latest.step, Severity.CRITICAL, evidence, message, _REMEDY)
         return
     going = progress(history)
-    sick = going is not None and going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up()
+    sick = going is not None and (
+        (going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up())
+        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
+    )
     severity = Severity.WARNING if sick else Severity.INFO
     signals = {layer.name: layer.signal for layer in seen[0].layers if layer.signal is not None and layer.signal > 0}
     low, high = (

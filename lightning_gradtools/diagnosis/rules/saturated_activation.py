@@ -31,9 +31,12 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
         return
     latest = history.observations[-1]
     going = progress(history)
-    harmless = going is None or going.improving or going.gain > 0.5
+    harmless = going is None or going.gain > 0.5 or (going.improving and going.gain > 0)
+    stuck = going is not None and going.nothing_learned()
     for activation in latest.activations:
-        if not activation.hidden or activation.samples < _SAMPLES:
+        if activation.saturated < WARNING * activation.units:
+            continue
+        if activation.samples < _SAMPLES or not (activation.hidden or stuck):  # outputs may well be decided
             continue
         steps = persists(history, [_over(o.activations, activation.name) for o in history.observations], 2)
         if not steps:

@@ -73,6 +73,11 @@ class TestExploding:
             history(loss=falling, seen=lambda step: layers([1e5, 1e4, 1e3, 1e2, 10, 1]))
         )
 
+    def test_a_jump_twice_running_is_told_at_once(self):
+        made = history(loss=lambda s: 2.3 * 40**s, skill=lambda s: 1 - 40.0**s, steps=3, every=1)
+        assert any(kind == "exploding_gradient" for kind, _ in serious(made))
+        assert not serious(history(loss=lambda s: 2.3, skill=lambda s: -30.0 if s == 1 else 0.0, steps=3, every=1))
+
 
 class TestActivations:
     @pytest.mark.parametrize(
@@ -95,10 +100,11 @@ class TestActivations:
         assert not serious(history(loss=falling, activations=activations))
 
     def test_an_output_may_saturate(self):
-        made = history(
-            activations=lambda s: (ActivationObservation("a", "sigmoid", 10, saturated=10, samples=999, hidden=False),)
-        )
-        assert ("saturated_activation", "a") not in found(made)
+        def activations(step):
+            return (ActivationObservation("a", "sigmoid", 10, saturated=10, samples=999, hidden=False),)
+
+        assert not found(history(loss=falling, activations=activations))
+        assert ("saturated_activation", "a") in serious(history(activations=activations))
 
 
 class TestNoGradient:
@@ -127,6 +133,10 @@ class TestLoss:
     def test_alternating_losses(self):
         made = history(loss=lambda step: 2.3 + (-1) ** step, skill=lambda s: 0.3)
         assert serious(made) == {("oscillating_loss", "")}
+
+    def test_jumping_about_above_the_loss_of_guessing(self):
+        made = history(loss=lambda step: 6 + 3 * noise(step), skill=lambda s: -1.0)
+        assert ("oscillating_loss", "") in serious(made)
 
     def test_noise_of_any_size_is_no_oscillation(self):
         for shift in range(100):
