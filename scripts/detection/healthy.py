@@ -60,17 +60,18 @@ def outlier(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
     return (x * 20, y) if step == 120 else (x, y)
 
 
-def two_heads() -> nn.Module:
-    return TwoBranches()
-
-
 def fp16() -> dict[str, Any]:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22, growth_interval=60)
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
 
 
-def separate_warmup_from_zero(step: int) -> float:
+def linear_warmup(step: int) -> float:
     return min(1.0, step / 60)
+
+
+def zero_output(net: nn.Module) -> nn.Module:
+    initialized(net[-1], constant(0.0))  # type: ignore[index]
+    return net
 
 
 HEALTHY = [
@@ -149,7 +150,7 @@ HEALTHY = [
     ),
     Recipe(
         "warmup_from_zero",
-        classes(gpt, adam(3e-3), schedule=separate_warmup_from_zero),
+        classes(gpt, adam(3e-3), schedule=linear_warmup),
         data.text,
         "gpt",
         batch_size=16,
@@ -268,7 +269,7 @@ HEALTHY = [
     Recipe("momentum", classes(lambda: dense(DIGITS), sgd(0.05, momentum=0.9)), data.digits, "mlp_adam"),
     Recipe("noisy_labels", classes(lambda: dense(DIGITS), adam()), data.noisy_labels, "noisy_labels"),
     Recipe("functional_relu", classes(lambda: FunctionalMLP(DIGITS), adam()), data.digits, "mlp_adam"),
-    Recipe("two_branches", classes(two_heads, adam()), data.digits, "mlp_adam"),
+    Recipe("two_branches", classes(TwoBranches, adam()), data.digits, "mlp_adam"),
     Recipe("gru", classes(lambda: Recurrent(nn.GRU, 8), adam(5e-3)), data.digit_rows, "lstm"),
     Recipe("gpt_untied", classes(lambda: gpt(tied=False), adam(3e-3)), data.text, "gpt", batch_size=16, steps=200),
     Recipe("gpt_relu", classes(lambda: gpt(activation="relu"), adam(3e-3)), data.text, "gpt", batch_size=16, steps=200),
@@ -351,8 +352,3 @@ HEALTHY = [
         "mlp_adam",
     ),
 ]
-
-
-def zero_output(net: nn.Module) -> nn.Module:
-    initialized(net[-1], constant(0.0))  # type: ignore[index]
-    return net

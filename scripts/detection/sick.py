@@ -43,7 +43,7 @@ def mixed_labels(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
     return x, y[torch.randperm(len(y))]
 
 
-def lr_kill(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def huge_batch(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """A burst of huge inputs at one step, which throws biases far below zero."""
     return (x * 1e3, y) if step == 100 else (x, y)
 
@@ -53,17 +53,13 @@ def log_of_probabilities(output: Tensor, target: Tensor) -> Tensor:
     return -(10 * output).softmax(dim=-1).log().gather(1, target[:, None]).mean()
 
 
-def skewed_forget_gate() -> nn.Module:
+def closed_gates() -> nn.Module:
     net = Recurrent(nn.LSTM, 8)
     with torch.no_grad():
         for name, bias in net.cell.named_parameters():
             if name.startswith("bias"):
                 bias.fill_(-12.0)
     return net
-
-
-def large_attention() -> nn.Module:
-    return gpt(init_std=1.0)
 
 
 def digits(name: str, fault: str, net: Any, optimizer: Any = None, twin: str = "mlp_adam", **more: Any) -> Recipe:
@@ -160,7 +156,7 @@ SICK = [
     ),
     Recipe(
         "gpt_huge_init",
-        classes(large_attention, adam(3e-3)),
+        classes(lambda: gpt(init_std=1.0), adam(3e-3)),
         data.text,
         "gpt",
         "embeddings and weights with deviation 1",
@@ -395,7 +391,7 @@ SICK = [
         "rnn",
         "recurrent gain 20, tanh",
     ),
-    Recipe("lstm_closed_gates", classes(skewed_forget_gate, adam()), data.digit_rows, "lstm", "gate biases of -12"),
+    Recipe("lstm_closed_gates", classes(closed_gates, adam()), data.digit_rows, "lstm", "gate biases of -12"),
     Recipe(
         "attention_sharp",
         classes(lambda: SharpAttention(sharpness=3000.0), sgd(0.1)),
@@ -526,7 +522,7 @@ SICK = [
         lambda: initialized(dense(DIGITS), he()),
         sgd(),
         "mlp_sgd",
-        corrupt=lr_kill,
+        corrupt=huge_batch,
     ),
     Recipe(
         "wine_killed",
