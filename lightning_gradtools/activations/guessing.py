@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# A few targets look more alike than they are: n of k classes seem less random by (k - 1) / 2n nats (Miller 1955).
+LEAST_TARGETS = 32
+
 
 @dataclass
 class Guess:
@@ -34,14 +37,19 @@ class Guess:
 
 
 def guessing_loss(kind: str, count: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return the loss [] of the best constant prediction, from accumulated moments (see :class:`Guess`)."""
+    """Return the loss [] of the best constant prediction, from accumulated moments (see :class:`Guess`).
+
+    It is NaN before there are :data:`LEAST_TARGETS` of them.
+    """
     p = first / count.clamp(min=1)
     if kind == "classes":
-        return -torch.xlogy(p, p).sum()
-    if kind == "bits":
+        loss = -torch.xlogy(p, p).sum()
+    elif kind == "bits":
         p = p.clamp(0, 1)
-        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
-    return (second / count.clamp(min=1) - p.square()).clamp(min=0).mean()
+        loss = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
+    else:
+        loss = (second / count.clamp(min=1) - p.square()).clamp(min=0).mean()
+    return torch.where(count < LEAST_TARGETS, torch.nan, loss)
 
 
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:

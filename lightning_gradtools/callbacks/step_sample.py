@@ -230,7 +230,11 @@ class StepSample:
                 )
         score = values_[skill]
         observation = Observation(
-            self.step, tuple(seen), tuple(activations), learning_rate, score[0] if score else None
+            self.step,
+            tuple(seen),
+            tuple(activations),
+            learning_rate,
+            score[0] if score and math.isfinite(score[0]) else None,
         )
         return observation, values_[lost], values_[more]
 

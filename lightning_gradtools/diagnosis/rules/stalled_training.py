@@ -8,6 +8,8 @@ from lightning_gradtools.diagnosis.progress import progress
 
 LEARNED = 0.05
 _STEPS = 60
+NOISE = 0.1  # standard deviation / level of the loss, from which a fall takes longer to see
+_NOISY_STEPS = 300
 
 _REMEDY = (
     Remedy("Check that inputs and targets belong together: shuffled labels look like this."),
@@ -29,6 +31,8 @@ def find_stalled_training(history: History) -> Iterator[Finding]:
     """
     going = progress(history)
     if going is None or going.steps < _STEPS or not history.observations or history.warming_up():
+        return
+    if going.noise > NOISE * abs(going.level) and len(history.losses) < _NOISY_STEPS:
         return
     if not going.nothing_learned(LEARNED):
         return
