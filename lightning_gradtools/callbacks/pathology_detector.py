@@ -278,9 +278,12 @@ class PathologyDetector(Observer):
         pl_module.__dict__["training_step"] = tapped
 
     def _end_sample(self) -> None:
+        self._take_taps_off()
+        self._sample = None
+
+    def _take_taps_off(self) -> None:
         if self._sample is not None:
             self._sample.tap.detach()
-            self._sample = None
         if self._original_step is not None:
             pl_module, own = self._original_step
             if own is None:
@@ -356,7 +359,8 @@ class PathologyDetector(Observer):
         if self._nonfinite_now:
             return
         self._nonfinite_now = True
-        self._end_sample()  # a copy of the module must not have our taps on it
+        # A copy of the module must not have them. The sample itself goes on: the other ranks will wait for it.
+        self._take_taps_off()
         step, index = lightning_step(trainer), trainer.fit_loop.batch_idx
         origin = look_first()
         if origin is None:

@@ -58,7 +58,7 @@ def test_two_processes_find_what_one_finds(alone):
     (finding,) = [each for each in first["poisoned"] if each["kind"] == "nonfinite"]
     evidence = {each["quantity"]: each["value"] for each in finding["evidence"]}
     assert evidence["rank"] == 1
-    assert finding["step"] == 5
+    assert finding["step"] == 8
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
