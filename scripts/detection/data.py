@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_gradtools.tasks.data.digits import DigitsData
@@ -141,8 +140,3 @@ def with_target(data: Data, value: float, sample: int = 37) -> Data:
     targets = data.targets.clone()
     targets[sample] = value
     return replace(data, targets=targets)
-
-
-def one_hot_rows(data: Data) -> Data:
-    """Return class data as numbers, one column for each class."""
-    return make(data.inputs, F.one_hot(data.targets).float())

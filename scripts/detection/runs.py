@@ -23,7 +23,8 @@ from lightning_gradtools.tasks.data.loading import TensorPairs, batch_loader
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "lightning_gradtools"
-RECORDER = ("capture", "data", "measurement", "networks", "recipe", "rivals", "trace")
+RECIPES = ("data", "healthy", "networks", "recipe", "sick")
+RECORDER = ("capture", "measurement", "rivals", "trace", *RECIPES)
 
 
 def recipes() -> dict[str, Recipe]:
@@ -127,15 +128,17 @@ def _version(paths: Sequence[Path]) -> str:
 
 
 def recorder_version() -> str:
-    """Return a digest of the code that records a run, recipes excepted."""
+    """Return a digest of the code that records a run, recipes included."""
     return _version([HERE / f"{name}.py" for name in RECORDER])
 
 
 def detector_version() -> str:
-    """Return a digest of the code that the detector is made of."""
+    """Return a digest of the recipes and of the code that the detector is made of."""
     folders = [PACKAGE / name for name in ("diagnosis", "activations", "gradients")]
     return _version(
-        [p for folder in folders for p in folder.rglob("*.py")] + list((PACKAGE / "callbacks").glob("*.py"))
+        [HERE / f"{name}.py" for name in RECIPES]
+        + [path for folder in folders for path in folder.rglob("*.py")]
+        + list((PACKAGE / "callbacks").glob("*.py"))
     )
 
 
