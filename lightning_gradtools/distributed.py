@@ -70,3 +70,17 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     mean = values.clone()
     dist.all_reduce(mean)
     return mean / dist.get_world_size()
+
+
+def gather_objects(value: object) -> list[object]:
+    """Return the ``value`` of every rank, in order of rank: what one process saw has to be known to all."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def world_size() -> int:
+    """Return the number of processes, 1 without distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -46,9 +46,10 @@ WARM_UP = 3  # steps not counted in host synchronisations
 
 
 def mlp() -> tuple[nn.Module, Tensor, Tensor]:
-    layers = [layer for _ in range(50) for layer in (nn.Linear(64, 64), nn.ReLU())]
-    for layer in layers[::2]:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    linears = [nn.Linear(64, 64) for _ in range(50)]
+    for linear in linears:
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+    layers = [layer for linear in linears for layer in (linear, nn.ReLU())]
     return nn.Sequential(*layers), torch.randn(32, 64), torch.randn(32, 64)
 
 
@@ -140,6 +141,7 @@ class ComposerLike(Callback):
                 total = total + norm**2
         norms["l2_norm/grad/global"] = total**0.5
         scalars = {key: value.item() for key, value in norms.items()}
+        assert trainer.logger is not None
         trainer.logger.log_metrics(scalars, trainer.global_step)
 
 
@@ -202,7 +204,8 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, DataLoader([(task.x, task.y)] * steps, batch_size=None))
+    batches: Any = [(task.x, task.y)] * steps  # a list is a dataset, whatever its type says
+    trainer.fit(task, DataLoader(batches, batch_size=None))
 
 
 def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:

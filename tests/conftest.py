@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -10,6 +11,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from lightning_gradtools.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """Make weights that a test does not seed itself the same in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -25,6 +32,7 @@ def gradtools_train(monkeypatch, tmp_path):
     environment = dict(os.environ)
     lightning_loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     before = [(logger, logger.propagate, [(h, h.formatter) for h in logger.handlers]) for logger in lightning_loggers]
+    on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning ignores further ones after the first
     deterministic = torch.are_deterministic_algorithms_enabled()
 
     def run(*arguments: str) -> int:
@@ -40,6 +48,7 @@ def gradtools_train(monkeypatch, tmp_path):
         return 0
 
     yield run
+    signal.signal(signal.SIGINT, on_interrupt)
     HydraConfig.instance().cfg = None
     torch.use_deterministic_algorithms(deterministic)
     for logger, propagate, handlers in before:

@@ -5,6 +5,7 @@ from lightning_gradtools.callbacks.gradient_clipping import GradientClipping
 from lightning_gradtools.callbacks.gradient_monitor import GradientMonitor
 from lightning_gradtools.callbacks.hessian_spectrum import HessianSpectrum
 from lightning_gradtools.callbacks.lr_range_test import LRRangeTest, lr_range_test
+from lightning_gradtools.callbacks.pathology_detector import PathologyDetector
 from lightning_gradtools.callbacks.progress_bar import ProgressBar
 from lightning_gradtools.callbacks.torch_lr_scheduler import TorchLRScheduler
 from lightning_gradtools.callbacks.warmup_cosine_schedule import WarmupCosineSchedule
@@ -17,6 +18,7 @@ __all__ = [
     "GradientMonitor",
     "HessianSpectrum",
     "LRRangeTest",
+    "PathologyDetector",
     "ProgressBar",
     "TorchLRScheduler",
     "WarmupCosineSchedule",

@@ -95,3 +95,8 @@ def lightning_step(trainer: Trainer) -> int:
     It counts batches that ended in a step, whatever the number of optimizers, unlike ``trainer.global_step``.
     """
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def optimizer_suffix(trainer: Trainer, index: int) -> str:
+    """Return what the keys of the optimizer at ``index`` end in: nothing where it is the only one."""
+    return f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_RATE_WINDOW = 100  # steps over which the clip rate runs
+RATE_WINDOW = 100  # steps over which the clip rate runs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ClippingTally:
     last_good_step: int | None = None
     coefficient: float | None = None
     limit: float | None = None
-    clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW))
+    clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
     coefficients: list[Tensor] = field(default_factory=list)
     latest_limit: Tensor | None = None
     verdicts: list[tuple[int, Tensor]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class ClippingTally:
     @property
     def is_full(self) -> bool:
         """True when so much is on the device that it should be read though nothing is logged."""
-        return max(len(self.coefficients), len(self.verdicts)) >= _RATE_WINDOW
+        return max(len(self.coefficients), len(self.verdicts)) >= RATE_WINDOW
 
     def took(self, global_step: int) -> None:
         """Count a good step."""
@@ -118,4 +118,4 @@ class ClippingTally:
     @classmethod
     def load(cls, state: dict[str, Any]) -> "ClippingTally":
         """Return the tally that ``state_dict`` described."""
-        return cls(**{**state, "clipped": deque(state["clipped"], _RATE_WINDOW)})
+        return cls(**{**state, "clipped": deque(state["clipped"], RATE_WINDOW)})

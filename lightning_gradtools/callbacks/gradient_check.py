@@ -59,12 +59,13 @@ class GradientCheck(Callback):
         tolerance: the relative error of a directional derivative that passes.
         directions: random directions for the loss; a module by itself gets one.
         exclude: names of modules that have a gradient of their own on purpose, such as straight-through
-        estimators. on_failure: ``"raise"`` a :class:`GradientCheckError`, or ``"warn"``.
+            estimators.
+        on_failure: ``"raise"`` a :class:`GradientCheckError`, or ``"warn"``.
 
     Raises:
         ArgumentError: at construction, for a value that cannot work; at fit start, for an unknown module.
         GradientCheckError: at fit start, on all ranks if on one, if anything was found and
-        ``on_failure="raise"``.
+            ``on_failure="raise"``.
     """
 
     def __init__(

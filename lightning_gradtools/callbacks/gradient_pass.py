@@ -18,9 +18,14 @@ class GradientPass:
     Attributes:
         norms: the norms before clipping, with the loss scale of fp16 divided out.
         loss_scale: [] the scale still in the gradients (a fused optimizer divides it out inside its step), or
-        None. searches_scale: whether a loss scaler judges this step: it skips non-finite ones by itself.
+            None.
+        judged_at_scale: [] the scale of the loss scaler that judges this step and skips it by itself if it is
+            not finite, or None without one.
         factors: what clipping multiplied the gradients by, [] or [n] one per parameter; None before or
-        without it. rewritten: True if clipping changed the gradients in a way that factors do not describe.
+            without it.
+        rewritten: True if clipping changed the gradients in a way that factors do not describe.
+        consumers: ids of the callbacks that have been given this pass.
+        moment: ``global_step`` and batch that it belongs to.
     """
 
     norms: GradientNorms
@@ -30,6 +35,11 @@ class GradientPass:
     rewritten: bool = False
     consumers: set[int] = field(default_factory=set)
     moment: tuple[int, int] = (-1, -1)
+
+    @property
+    def is_free_to_read(self) -> bool:
+        """Whether the host may read the norms without waiting for a device."""
+        return self.norms.total.device.type == "cpu"
 
 
 _latest: "weakref.WeakKeyDictionary[Optimizer, dict[float, GradientPass]]" = weakref.WeakKeyDictionary()

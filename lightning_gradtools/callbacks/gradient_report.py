@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.callbacks.layers import LayerTable, largest
+from lightning_gradtools.gradients.norms import tensor_norms, total_norm
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Section:
         """Return what there is as vectors: the total first."""
         total = [] if self.total is None else [self.total.reshape(1)]
         return total if self.per_parameter is None else [*total, self.per_parameter]
+
+
+def norms_of(quantity: str, tensors: Sequence[Tensor], norm_type: float) -> Section:
+    """Return the norms of ``tensors``, one a parameter, and of all together."""
+    norms = tensor_norms([tensor.detach() for tensor in tensors], norm_type)
+    return Section(quantity, total_norm(norms, norm_type), norms)
 
 
 @dataclass

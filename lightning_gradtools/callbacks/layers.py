@@ -34,8 +34,9 @@ class LayerGrouping:
     Args:
         group_by: ``"parameter"`` (each its own), ``"module"`` (the module that owns it) or a regular
             expression: its first group, or its whole match, is the layer; a parameter that it does not match
-        is reported by itself. include: regular expressions searched for in the parameter's name; empty means
-        all. exclude: the same, for those left out; it wins over ``include``.
+            is reported by itself.
+        include: regular expressions searched for in the parameter's name; empty means all.
+        exclude: the same, for those left out; it wins over ``include``.
 
     Raises:
         ArgumentError: if a pattern is not a regular expression.

@@ -33,9 +33,9 @@ class WarmupCosineSchedule(Callback):
     learning rate times ``WarmupCosine.factor(k)``. A step is real if ``optimizer.step()`` ran and any
     parameter had a gradient: a batch whose ``training_step`` returned None, a step that the fp16 loss scaler
     skipped, and a step whose gradients were set to None do not count, as they do not in Adam's own bias
-    correction. Each skipped step leaves the curve one step short of its end. A fused optimizer under the fp16
-    scaler skips on the device, where nothing can see it: there every step counts. An optimizer that drops its
-    gradients inside ``step()`` never advances.
+    correction. Each skipped step leaves the curve one step short of its end. A fused optimizer skips on the
+    device, under the fp16 scaler or on the word of ``GradientClipping``, where nothing can see it: there every
+    step counts. An optimizer that drops its gradients inside ``step()`` never advances.
 
     **Several optimizers, manual optimisation.** Every optimizer has its own count. Under manual optimisation
     nothing need be called: each ``optimizer.step()`` advances that optimizer's schedule; do not step it
@@ -140,11 +140,12 @@ class WarmupCosineSchedule(Callback):
         end = max(schedule.total_steps, run_steps or 0)
         corners = {schedule.warmup_steps, schedule.total_steps - 1, schedule.total_steps, end}
         steps = sorted({*range(0, end, max(1, end // 1000)), *corners})
-        rates = {
-            f"optimizer {i}, group {j}": [float(base_lr) * schedule.factor(step) for step in steps]
-            for i, scheduler in enumerate(self.schedulers)
-            for j, base_lr in enumerate(scheduler.base_lrs)
-        }
+        rates = {}
+        for i, scheduler in enumerate(self.schedulers):
+            for base_lr in dict.fromkeys(map(float, scheduler.base_lrs)):  # groups of one rate are one line
+                groups = [str(j) for j, other in enumerate(scheduler.base_lrs) if float(other) == base_lr]
+                label = f"optimizer {i}, group {', '.join(groups)}"
+                rates[label] = [base_lr * schedule.factor(step) for step in steps]
         return planned_curve(steps, rates, run_steps)
 
     def _compare_with_checkpoint(self, trainer: Trainer) -> None:

@@ -34,7 +34,7 @@ class WeightInitialization(Callback):
         zero_residual: start residual blocks as the identity.
         force: also overwrite layers whose weights are not torch's default.
         seed: of the weights; left out, it follows from the global random state, and so from
-        ``seed_everything``.
+            ``seed_everything``.
 
     Raises:
         ArgumentError: for a value that cannot work; at fit start, for a module whose weights are split over

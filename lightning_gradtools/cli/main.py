@@ -37,6 +37,8 @@ def main() -> None:
     sys.argv[1:] = replace_groups_by_targets(sys.argv[1:])
     try:
         _application()
+    except KeyboardInterrupt:  # before or after training; within it Lightning stops gracefully by itself
+        sys.exit(130)  # 128 + SIGINT, as a shell has it
     except Exception as error:
         _exit_with_explanation(error)
         raise

@@ -29,9 +29,8 @@ class Histogram:
 def histogram(tensor: Tensor, bins: int = 64) -> Histogram | None:
     """Return the histogram of the finite elements of ``tensor``, or None if it has none.
 
-    The host waits for it.
     Of a sparse tensor the stored elements are counted, of a complex one the magnitudes, of a ``DTensor`` all
-    shards (every rank of its mesh must call it).
+    shards (every rank of its mesh must call it). The host waits for the device.
     """
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()

@@ -27,7 +27,7 @@ def unbiased_terms(small_squared: float, small_batch: int, big_squared: float, b
 
     Args:
         small_squared: squared norm of the mean gradient of ``small_batch`` samples; an average over several
-        is better.
+            is better.
         small_batch: samples.
         big_squared: squared norm of the mean gradient of ``big_batch`` samples.
         big_batch: samples, more than ``small_batch``.

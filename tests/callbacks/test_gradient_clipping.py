@@ -6,7 +6,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from runs import GradientSpy, Regression, batches, fit, loader, mlp, reference_norm, trainer
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, gradient_clipping
+from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+from lightning_gradtools.callbacks.gradient_pass import GradientPass
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +294,7 @@ def test_adaptive_clips_units_by_their_weights():
 @pytest.fixture
 def reading_is_dear(monkeypatch):
     """Make the callback treat this CPU as a device that the host would have to wait for."""
-    monkeypatch.setattr(gradient_clipping, "_is_free_to_read", lambda tensor: False)
+    monkeypatch.setattr(GradientPass, "is_free_to_read", False)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])

@@ -1,5 +1,6 @@
 import csv
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, gradient_monitor
+from lightning_gradtools.dashboards.gradients import norms_over_depth
 
 
 @pytest.fixture(autouse=True)
@@ -302,6 +304,26 @@ def test_histograms_reach_tensorboard(tmp_path):
         assert (event.step, event.histogram_value.num) == (step, gradient.numel())
         assert event.histogram_value.min == pytest.approx(gradient.min().item())
         assert event.histogram_value.sum_squares == pytest.approx(gradient.square().sum().item(), rel=1e-5)
+
+
+def test_at_the_end_every_layer_and_no_total_is_drawn_over_depth(tmp_path, monkeypatch):
+    drawn = []
+
+    def spied(steps, norms):
+        drawn.append((steps, norms))
+        return norms_over_depth(steps, norms)
+
+    monkeypatch.setattr(gradient_monitor, "norms_over_depth", spied)
+    net = torch.nn.Sequential(OrderedDict(totalizer=torch.nn.Linear(4, 4), last=torch.nn.Linear(4, 1)))
+    monitor, board = GradientMonitor(group_by=r"net\.(\w+)", prefix="mine/"), TensorBoardLogger(tmp_path)
+    fit(Regression(lambda: net), monitor, logger=board)
+    events = EventAccumulator(board.log_dir)
+    events.Reload()
+    assert events.Tags()["images"] == ["mine/grad_norm/over_depth"]
+    ((steps, norms),) = drawn
+    assert steps == [record.step for record in monitor.history]
+    for found, record in zip(norms, monitor.history, strict=True):
+        assert found == {layer: record.values[f"mine/grad_norm/{layer}"] for layer in ("totalizer", "last")}
 
 
 def test_the_trainers_clipping_has_a_coefficient_and_a_rate():

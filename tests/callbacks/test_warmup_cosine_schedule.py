@@ -460,7 +460,7 @@ def test_tuner_lr_find_then_fit(fit, tmp_path):
         default_root_dir=tmp_path,
         callbacks=[schedule, spy],
     )
-    suggestion = Tuner(trainer).lr_find(net, min_lr=1e-4, num_training=30).suggestion()
+    suggestion = Tuner(trainer).lr_find(net, min_lr=1e-4, num_training=30, early_stop_threshold=None).suggestion()
     assert net.lr == suggestion
     trainer.fit(net)
     assert spy.used[0] == curve(WarmupCosine(20, warmup_steps=5), range(20), lr=suggestion)

@@ -108,6 +108,20 @@ def test_resume_goes_on_where_the_checkpoint_stopped(gradtools_train, capsys):
     assert "38 optimizer steps" in capsys.readouterr().out
 
 
+def test_an_interrupt_keeps_what_was_computed(gradtools_train, capsys, monkeypatch):
+    """Lightning turns the interrupt into an exit with status 1, after its teardown."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_gradtools.callbacks.ProgressBar.on_train_epoch_end", interrupt)
+    assert gradtools_train("trainer.max_epochs=3") == 1
+    out = capsys.readouterr().out
+    assert "19 optimizer steps" in out
+    assert "val/accuracy" in json.loads(only("outputs/digits/*/summary.json").read_text())["metrics"]
+    assert "gradient norm of" in out
+
+
 def test_debug_groups(gradtools_train):
     assert gradtools_train("debug=fast_dev_run") == 0
     assert gradtools_train("debug=overfit_batches", "trainer.max_epochs=2") == 0

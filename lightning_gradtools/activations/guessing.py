@@ -1,0 +1,91 @@
+r"""How much better than guessing a prediction is: a reference that no scaling of the loss can move.
+
+The best constant prediction knows the targets' distribution and ignores the input. Its loss is, per sample: for
+cross-entropy the entropy of the classes, for squared error the variance, for binary cross-entropy the binary entropy.
+The *skill score* :math:`1 - L / L_{\mathrm{guess}}` is 1 for perfection, 0 for guessing, negative for worse (Murphy
+1988, Monthly Weather Review 116:2417; for squared error it is :math:`R^2`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Guess:
+    """One loss and the moments of its targets, on the device.
+
+    Attributes:
+        kind: ``"classes"``, ``"squares"`` or ``"bits"``.
+        loss: [] the mean loss.
+        count: [] number of targets averaged over.
+        first: [k] sum over samples of each target (of its one-hot code for classes).
+        second: [k] sum of squares, for squared error.
+    """
+
+    kind: str
+    loss: Tensor
+    count: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def guessing_loss(kind: str, count: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the loss [] of the best constant prediction, from accumulated moments (see :class:`Guess`)."""
+    p = first / count.clamp(min=1)
+    if kind == "classes":
+        return -torch.xlogy(p, p).sum()
+    if kind == "bits":
+        p = p.clamp(0, 1)
+        return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
+    return (second / count.clamp(min=1) - p.square()).clamp(min=0).mean()
+
+
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _plain(kwargs: Mapping[str, Any]) -> bool:
+    return kwargs.get("weight") is None and kwargs.get("pos_weight") is None
+
+
+def _classes(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Guess | None:
+    scores, target = _given(args, kwargs, 0, "input"), _given(args, kwargs, 1, "target")
+    plain = _plain(kwargs) and len(args) <= 2 and not kwargs.get("label_smoothing") and scores.dim() >= 2
+    if not plain or target.is_floating_point() or kwargs.get("reduction", "mean") == "sum":
+        return None
+    kept = target.reshape(-1) != kwargs.get("ignore_index", -100)
+    safe = torch.where(kept, target.reshape(-1), 0)
+    counts = torch.zeros(scores.shape[1], device=scores.device).scatter_add_(0, safe, kept.to(torch.float32))
+    return Guess("classes", out.detach().float().mean(), kept.sum().float(), counts, torch.zeros_like(counts))
+
+
+def _moments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Guess | None:
+    predicted, target = _given(args, kwargs, 0, "input"), _given(args, kwargs, 1, "target")
+    mean = kwargs.get("reduction", "mean") != "sum" and len(args) <= 2 and _plain(kwargs)
+    if not mean or predicted.shape != target.shape or not target.dim():
+        return None
+    rows = target.detach().float().reshape(len(target), -1)
+    count = torch.tensor(float(len(rows)), device=rows.device)
+    return Guess(kind, out.detach().float().mean(), count, rows.sum(0), rows.square().sum(0))
+
+
+def _squares(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Guess | None:
+    return _moments("squares", args, kwargs, out)
+
+
+def _bits(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Guess | None:
+    return _moments("bits", args, kwargs, out)
+
+
+# Loss function in torch.nn.functional -> what to keep of a call.
+GUESSES: Mapping[str, Callable[[tuple[Any, ...], Mapping[str, Any], Tensor], Guess | None]] = {
+    "cross_entropy": _classes,
+    "nll_loss": _classes,
+    "mse_loss": _squares,
+    "binary_cross_entropy": _bits,
+    "binary_cross_entropy_with_logits": _bits,
+}

@@ -1,0 +1,254 @@
+"""One sampled step, from the taps' tensors to an Observation: one vector, one reduction over ranks, one transfer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gradtools.activations import DeadUnits, Saturation, StepTap, UnitStates
+from lightning_gradtools.activations.guessing import guessing_loss
+from lightning_gradtools.activations.step_tap import TappedActivation
+from lightning_gradtools.callbacks.gradient_pass import GradientPass
+from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
+from lightning_gradtools.distributed import mean_over_ranks
+from lightning_gradtools.gradients.norms import tensor_norms
+
+
+@dataclass
+class SampledParameters:
+    """The parameters of one optimizer around its step.
+
+    Attributes:
+        seen: the pass over the gradients.
+        old: copies of the weights before the step.
+        identical: by position, [] bool: whether all units of a weight are the same, gradient included.
+    """
+
+    seen: GradientPass
+    old: list[Tensor]
+    identical: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    @torch.no_grad()
+    def before_step(cls, seen: GradientPass, look_for_symmetry: bool) -> "SampledParameters":
+        """Copy what the step will change."""
+        parameters = seen.norms.parameters
+        sampled = cls(seen, [parameter.detach().clone() for parameter in parameters])
+        if look_for_symmetry:
+            for position, parameter in enumerate(parameters):
+                gradient = parameter.grad
+                plain = type(parameter) is nn.Parameter and gradient is not None and gradient.layout == torch.strided
+                if plain and parameter.dim() >= 2 and parameter.shape[0] > 1:
+                    sampled.identical[position] = _identical(parameter.detach()) & _identical(gradient)  # type: ignore[arg-type]
+        return sampled
+
+    @torch.no_grad()
+    def norms(self) -> Tensor:
+        """Return [3, n]: norms of gradients, of weights before the step and of the change."""
+        new = [parameter.detach() for parameter in self.seen.norms.parameters]
+        changes = [a - b for a, b in zip(new, self.old, strict=True)]
+        device = self.seen.norms.per_parameter.device
+        weights, updates = tensor_norms(self.old).to(device), tensor_norms(changes).to(device)
+        return torch.stack([self.seen.norms.per_parameter, weights, updates])
+
+
+def _identical(rows: Tensor) -> Tensor:
+    rows = rows.flatten(1)
+    return (rows - rows[:1]).abs().amax() <= 1e-5 * rows.abs().amax()
+
+
+class UnitBook:
+    """The unit statistics of all activations of a network, each kind in one metric over all their units."""
+
+    def __init__(self, sites: Sequence[TappedActivation], patience: int) -> None:
+        self.sites = [(site.name, site.function, self._units(site), site.fired is not None) for site in sites]
+        self.dead = DeadUnits(sum(units for *_, units, fires in self.sites if fires), patience)
+        self.flat = Saturation(sum(units for *_, units, fires in self.sites if not fires), patience)
+        self.samples = 0
+
+    @staticmethod
+    def _units(site: TappedActivation) -> int:
+        measured = site.fired if site.fired is not None else site.flat
+        return 0 if measured is None else len(measured)
+
+    def fits(self, sites: Sequence[TappedActivation]) -> bool:
+        """Say whether ``sites`` are the activations that this was made for."""
+        return self.sites == [(s.name, s.function, self._units(s), s.fired is not None) for s in sites]
+
+    def update(self, sites: Sequence[TappedActivation], samples: int, step: int) -> Tensor:
+        """Add a batch; return the share of each site's one-sided units that it left silent [sites]."""
+        fired = [site.fired for site in sites if site.fired is not None]
+        flat = [site.flat for site in sites if site.flat is not None]
+        device = (fired + flat)[0].device
+        if self.dead.device != device:
+            self.dead, self.flat = self.dead.to(device), self.flat.to(device)
+        self.dead.update(torch.cat([*fired, torch.zeros(0, dtype=torch.bool, device=device)]), samples, step)
+        self.flat.update(torch.cat([*flat, torch.zeros(0, device=device)]), samples)
+        self.samples += samples
+        silent = [torch.zeros((), device=device) if s.fired is None else (~s.fired).sum().float() for s in sites]
+        return torch.stack(silent)
+
+    def counts(self) -> Tensor:
+        """Return [sites, 5]: dead, never fired, revived, last death, saturated."""
+        # torchmetrics makes a vector of one unit a scalar
+        states = UnitStates(*(each.reshape(-1) for each in self.dead.compute()))
+        saturated = self.flat.compute().reshape(-1)
+        rows, at, flat_at = [], 0, 0
+        for *_, units, fires in self.sites:
+            if fires:
+                part = slice(at, at + units)
+                dead = states.dead[part]
+                numbers = [dead.sum(), states.never_fired[part].sum(), (states.revivals[part] > 0).sum()]
+                rows.append(torch.stack([*numbers, states.died_at[part].max(), dead.new_zeros((), dtype=torch.long)]))
+                at += units
+            else:
+                flat = saturated[flat_at : flat_at + units].sum()
+                rows.append(torch.stack([flat * 0, flat * 0, flat * 0, flat * 0 - 1, flat]))
+                flat_at += units
+        return torch.stack(rows).float()
+
+
+class StepSample:
+    """Everything sampled of one optimizer step.
+
+    Args:
+        step: Lightning's logging step.
+        tap: the taps, with what they saw.
+    """
+
+    def __init__(self, step: int, tap: StepTap) -> None:
+        self.step = step
+        self.tap = tap
+        self.parameters: list[SampledParameters] = []
+        self.trainable: list[Tensor] = []
+
+    def observe(
+        self,
+        names: dict[int, str],
+        losses: Sequence[Tensor],
+        book: "UnitBook | None",
+        moments: dict[str, Tensor],
+        learning_rate: float,
+        extra: Tensor,
+        trainable: frozenset[str],
+    ) -> tuple[Observation, list[float], list[float]]:
+        """Bring it to the host.
+
+        Args:
+            names: path of the module that owns each parameter, by ``id``.
+            losses: 0-d losses of the steps since the last sample.
+            book: the unit statistics, which this adds to.
+            moments: sums over all samples so far of the targets' moments, which this adds to.
+            learning_rate: the largest of all groups.
+            extra: [k] more numbers to average over ranks.
+            trainable: paths of the modules that the optimizers which stepped have weights of.
+
+        Returns:
+            The observation, the losses and ``extra``, the same on every rank.
+        """
+        sites = self.tap.activations()
+        layers = list(self.tap.layers.values())
+        device = extra.device
+        columns: list[Tensor] = []
+
+        def put(values: Sequence[Tensor]) -> slice:
+            start = sum(map(len, columns))
+            columns.append(torch.stack([value.to(device, torch.float32) for value in values]) if values else extra[:0])
+            return slice(start, start + len(values))
+
+        varied = [layer for layer in layers if layer.signals]
+        signals = put([torch.stack(layer.signals).mean() for layer in varied])
+        returned = [layer for layer in layers if layer.gradients]
+        backward = put([torch.stack(layer.gradients).sum().sqrt() for layer in returned])
+        gathered = [each.norms() for each in self.parameters]
+        identical = [(i, p, flag) for i, each in enumerate(self.parameters) for p, flag in each.identical.items()]
+        flags = put([flag for *_, flag in identical])
+        lost = put(losses)
+        more = put(list(extra))
+        skill = put(self._skill(moments))
+        silent = slice(0, 0)
+        if book is not None and sites:
+            silent = put(list(book.update(sites, self.tap.samples, self.step)))
+        values = mean_over_ranks(torch.cat(columns))
+        parts = [values] + [each.reshape(-1).to(device) for each in gathered]
+        if book is not None and sites:
+            parts.append(book.counts().reshape(-1).to(device))
+        flat = torch.cat(parts).tolist()
+        values_, at = flat[: len(values)], len(values)
+
+        owners: dict[str, list[tuple[float, float, float]]] = {}
+        same: dict[str, bool] = {}
+        flagged = {(i, p): value for (i, p, _), value in zip(identical, values_[flags], strict=True)}
+        for i, each in enumerate(self.parameters):
+            count = len(each.seen.norms.parameters)
+            rows = [flat[at + row * count : at + (row + 1) * count] for row in range(3)]
+            at += 3 * count
+            for position, parameter in enumerate(each.seen.norms.parameters):
+                owner = names.get(id(parameter), "")
+                owners.setdefault(owner, []).append((rows[0][position], rows[1][position], rows[2][position]))
+                if (i, position) in flagged:
+                    same[owner] = flagged[i, position] == 1.0
+        norms = dict(zip((layer.name for layer in returned), values_[backward], strict=True))
+        seen = []
+        signal = dict(zip((layer.name for layer in varied), values_[signals], strict=True))
+        for layer in layers:
+            own = owners.get(layer.name)
+            gradient, weight, update = (None, 0.0, 0.0) if own is None else map(_root, zip(*own, strict=True))
+            seen.append(
+                LayerObservation(
+                    layer.name,
+                    signal.get(layer.name),
+                    norms.get(layer.name),
+                    gradient,
+                    weight or 0.0,
+                    update or 0.0,
+                    same.get(layer.name, False),
+                    layer.name in trainable,
+                )
+            )
+        activations: list[ActivationObservation] = []
+        if book is not None and sites:
+            counts = [flat[at + 5 * i : at + 5 * i + 5] for i in range(len(sites))]
+            for site, (dead, never, revived, died, flat_), quiet in zip(sites, counts, values_[silent], strict=True):
+                _, _, units, _ = book.sites[len(activations)]
+                activations.append(
+                    ActivationObservation(
+                        site.name,
+                        site.function,
+                        units,
+                        int(dead),
+                        int(never),
+                        int(revived),
+                        round(quiet),
+                        int(flat_),
+                        book.samples,
+                        int(died),
+                        site.order < len(layers),
+                    )
+                )
+        score = values_[skill]
+        observation = Observation(
+            self.step, tuple(seen), tuple(activations), learning_rate, score[0] if score else None
+        )
+        return observation, values_[lost], values_[more]
+
+    def _skill(self, moments: dict[str, Tensor]) -> list[Tensor]:
+        """Return [skill] if the step had losses of one known kind, all of one shape; otherwise nothing."""
+        guesses = self.tap.guesses
+        kinds = {(guess.kind, guess.first.shape) for guess in guesses}
+        if len(kinds) != 1:
+            return []
+        kind = guesses[0].kind
+        for name in ("count", "first", "second"):
+            total = torch.stack([getattr(guess, name) for guess in guesses]).sum(0)
+            moments[name] = moments[name] + total if name in moments and moments[name].shape == total.shape else total
+        pooled = {name: mean_over_ranks(value) for name, value in moments.items()}
+        reference = guessing_loss(kind, pooled["count"], pooled["first"], pooled["second"])
+        loss = torch.stack([guess.loss for guess in guesses]).mean()
+        return [1 - loss / reference.clamp(min=1e-12)]
+
+
+def _root(values: Sequence[float]) -> float:
+    return math.hypot(*values)

@@ -1,0 +1,208 @@
+"""What is known of a run: observations of sampled steps, and the loss of every step."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LayerObservation:
+    """One module with parameters of its own, at one step.
+
+    Attributes:
+        name: its path.
+        signal: standard deviation of its outputs over the batch's samples; only measured in the first steps.
+        backward: norm of the loss gradient with respect to all its outputs; None if none came back.
+        gradient: norm of the gradients of its trainable parameters; None if no optimizer has any of them.
+        weight: norm of these parameters before the step.
+        update: norm of the step's change of them.
+        identical: whether all its units have the same weights and received the same gradient.
+        trainable: whether an optimizer that stepped has weights of it.
+    """
+
+    name: str
+    signal: float | None
+    backward: float | None
+    gradient: float | None = None
+    weight: float = 0.0
+    update: float = 0.0
+    identical: bool = False
+    trainable: bool = True
+
+    @property
+    def update_ratio(self) -> float:
+        """Norm of the change over norm of the weights; NaN where these are zero."""
+        return self.update / self.weight if self.weight > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class ActivationObservation:
+    """One activation function in one place, over the batches up to one step.
+
+    Attributes:
+        name: path of its module, or of the layer that feeds it.
+        function: ``relu``, ``tanh`` and so on.
+        units: number of units; channels for a convolution.
+        dead: number of units that are dead (see :class:`~lightning_gradtools.activations.DeadUnits`).
+        never_fired: number of those that never fired.
+        revived: number of units that had been dead and fired again.
+        silent: number of units that no sample of this step's batch made fire.
+        saturated: number of units that are saturated.
+        samples: number of samples that all this rests on.
+        last_death: the latest step at which a unit that is dead now fired; -1 without one.
+        hidden: whether a layer with parameters comes after it.
+    """
+
+    name: str
+    function: str
+    units: int
+    dead: int = 0
+    never_fired: int = 0
+    revived: int = 0
+    silent: int = 0
+    saturated: int = 0
+    samples: int = 0
+    last_death: int = -1
+    hidden: bool = True
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One sampled optimizer step.
+
+    Attributes:
+        step: its number, from 0.
+        layers: in the order in which they first ran.
+        activations: likewise.
+        learning_rate: the largest of all parameter groups.
+        skill: 1 - loss / loss of guessing, of this step's batch; None where the loss is of no known kind.
+    """
+
+    step: int
+    layers: tuple[LayerObservation, ...]
+    activations: tuple[ActivationObservation, ...] = ()
+    learning_rate: float = 0.0
+    skill: float | None = None
+
+
+@dataclass(frozen=True)
+class NonfiniteEvent:
+    """The first NaN or infinity of a stretch of steps.
+
+    Attributes:
+        step: optimizer step.
+        batch_index: index of the batch in its epoch.
+        rank: process that saw it first.
+        direction: ``input data``, ``forward``, ``loss``, ``backward``, ``optimizer update`` or ``unknown``.
+        layer: path of the module that turned finite values into others; "" if it is none.
+        detail: more about it, for people.
+    """
+
+    step: int
+    batch_index: int
+    rank: int
+    direction: str
+    layer: str
+    detail: str = ""
+
+
+@dataclass
+class History:
+    """All that the rules may look at. Plain numbers only, so that it survives a checkpoint.
+
+    Attributes:
+        observations: the latest, oldest first.
+        losses: (step, loss) of the latest steps, oldest first; empty where there is no single loss.
+        first_losses: those of the run's first steps.
+        peak_learning_rate: the largest so far.
+        nonfinite: every first non-finite value so far.
+        last_nonfinite: the latest step whose loss was not finite, or -1.
+    """
+
+    observations: list[Observation] = field(default_factory=list)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    first_losses: list[float] = field(default_factory=list)
+    peak_learning_rate: float = 0.0
+    nonfinite: list[NonfiniteEvent] = field(default_factory=list)
+    last_nonfinite: int = -1
+
+    MAX_OBSERVATIONS = 60
+    MAX_LOSSES = 400
+    FIRST = 5
+
+    def add_loss(self, step: int, loss: float) -> None:
+        """Remember the loss of ``step``; one that is not finite is not remembered."""
+        if not math.isfinite(loss):
+            self.last_nonfinite = max(self.last_nonfinite, step)
+            return
+        if len(self.first_losses) < self.FIRST:
+            self.first_losses.append(loss)
+        self.losses.append((step, loss))
+        del self.losses[: -self.MAX_LOSSES]
+
+    def add(self, observation: Observation) -> None:
+        """Remember an observation."""
+        self.observations.append(observation)
+        self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
+        del self.observations[: -self.MAX_OBSERVATIONS]
+
+    @property
+    def step(self) -> int:
+        """The latest step known."""
+        steps = [self.losses[-1][0]] if self.losses else []
+        steps += [self.observations[-1].step] if self.observations else []
+        return max([*steps, self.last_nonfinite])
+
+    def skill(self, count: int = 5) -> float | None:
+        """Return the median skill of the latest ``count`` observations that have one."""
+        known = [each.skill for each in self.observations[-count:] if each.skill is not None]
+        return statistics.median(known) if known else None
+
+    def warming_up(self) -> bool:
+        """Say whether the learning rate has been zero so far, or is still on its way up."""
+        rates = [each.learning_rate for each in self.observations]
+        if not rates or self.peak_learning_rate == 0:
+            return True
+        return len(rates) > 1 and rates[-1] > rates[-2] and rates[-1] >= self.peak_learning_rate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain dictionaries, lists and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "History":
+        """Return the history that :meth:`as_dict` was called on."""
+
+        def observation(each: Mapping[str, Any]) -> Observation:
+            layers = tuple(LayerObservation(**layer) for layer in each["layers"])
+            activations = tuple(ActivationObservation(**activation) for activation in each["activations"])
+            return Observation(**{**each, "layers": layers, "activations": activations})
+
+        return cls(
+            [observation(each) for each in state["observations"]],
+            [(step, loss) for step, loss in state["losses"]],
+            list(state["first_losses"]),
+            state["peak_learning_rate"],
+            [NonfiniteEvent(**each) for each in state["nonfinite"]],
+            state["last_nonfinite"],
+        )
+
+
+def persists(history: History, holds: Sequence[bool], needed: int) -> int:
+    """Return for how many steps the latest ``needed`` or more observations have all been true, or 0.
+
+    Args:
+        history: whose observations ``holds`` belongs to, the latest last.
+        holds: one truth value per observation, as many as there are or fewer.
+        needed: how many in a row there must be.
+    """
+    run = 0
+    for held in reversed(holds):
+        if not held:
+            break
+        run += 1
+    if run < needed:
+        return 0
+    return max(1, history.observations[-1].step - history.observations[-run].step + 1)

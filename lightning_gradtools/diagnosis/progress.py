@@ -1,0 +1,83 @@
+r"""Is the loss moving? The consequence that turns an unusual number into a pathology.
+
+Two questions, neither of which depends on the scale of the loss:
+
+- *Has anything been learned?* The skill score where the loss is of a known kind (see
+  ``activations/guessing.py``), otherwise the fall of the loss since the first steps, as a share of it.
+- *Is it improving now?* Welch's t between the first and the second half of the latest losses (Welch 1947, Biometrika
+  34:28), and the fall between them as a share of the level.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lightning_gradtools.diagnosis.observation import History
+
+SHORT, LONG, TRANSIENT = 30, 100, 20  # steps
+_T = 3.0  # standard errors; by chance once in 700 windows
+_LEAST_FALL = 0.01  # of the level, between the halves of a window
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How training is getting on.
+
+    Attributes:
+        steps: number of losses seen lately, at most :data:`LONG`.
+        level: median of the latest ten losses.
+        start: median of the run's first losses.
+        gain: skill where it is known, otherwise 1 - level / start.
+        improving: whether the loss falls, beyond noise and by a share that matters.
+        t: Welch's t of that fall, the larger of two; positive if it falls.
+        noise: standard deviation of the latest losses.
+    """
+
+    steps: int
+    level: float
+    start: float
+    gain: float
+    improving: bool
+    t: float
+    noise: float
+
+    def nothing_learned(self, least: float = 0.1) -> bool:
+        """Say whether the run is hardly better than guessing, and not on its way to be."""
+        return self.gain < least and not self.improving
+
+
+def progress(history: History) -> Progress | None:
+    """Return how training is getting on, or None before ten losses or where there is no single loss.
+
+    It improves if it does over the latest :data:`SHORT` steps, or slowly over the latest :data:`LONG`, those of the
+    run's first transient left out: any network soon learns its output's mean.
+    """
+    losses = [loss for _, loss in history.losses]
+    if len(losses) < 10 or not history.first_losses:
+        return None
+    level, start = statistics.median(losses[-10:]), statistics.median(history.first_losses)
+    skill = history.skill()
+    gain = skill if skill is not None else (1 - level / start if start > 0 else math.nan)
+    trend = _trend(losses[-SHORT:])
+    settled = [loss for step, loss in history.losses[-LONG:] if step >= TRANSIENT]
+    slow = _trend(settled) if len(settled) > SHORT else trend
+    steps = min(len(losses), LONG)
+    noise = statistics.stdev(losses[-SHORT:])
+    return Progress(steps, level, start, gain, trend.falls or slow.falls, max(trend.t, slow.t), noise)
+
+
+class _Trend(NamedTuple):
+    t: float
+    falls: bool
+
+
+def _trend(losses: Sequence[float]) -> _Trend:
+    half = len(losses) // 2
+    before, after = losses[:half], losses[half:]
+    means = statistics.fmean(before), statistics.fmean(after)
+    error = math.sqrt(statistics.variance(before) / len(before) + statistics.variance(after) / len(after))
+    fall = means[0] - means[1]
+    t = fall / error if error > 0 else math.copysign(math.inf, fall) if fall else 0.0
+    return _Trend(t, t > _T and fall > _LEAST_FALL * abs(means[0]))

@@ -1,0 +1,51 @@
+"""A layer that runs, is to be trained, and gets no gradient at all."""
+
+from collections.abc import Iterator
+
+from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import History, Observation
+
+_NEEDED = (
+    4  # observations in a row: the first steps of zero-initialised residual branches have zero gradients by design
+)
+
+_REMEDY = (
+    Remedy(
+        "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer and"
+        " the loss."
+    ),
+    Remedy(
+        "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
+        code="layer.requires_grad_(False)",
+    ),
+)
+
+
+def find_no_gradient(history: History) -> Iterator[Finding]:
+    """Layers whose weights an optimizer has, that ran, and whose gradient is None or exactly zero; others have one.
+
+    Exactly zero, not small: no threshold. A frozen layer is not in question, nor one that did not run. Where the units
+    of a whole activation are silent, or half of them saturated, the zeros come from there, which is another finding.
+    """
+    if not history.observations:
+        return
+    latest = history.observations[-1]
+    cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
+    if len(cut_off) < _NEEDED:
+        return
+    steps = latest.step - history.observations[-_NEEDED].step + 1
+    for name in sorted(set.intersection(*cut_off)):
+        message = f"{name} runs and is to be trained, but no gradient reaches its weights"
+        evidence = (Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),)
+        yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY)
+
+
+def _cut_off(observation: Observation) -> set[str]:
+    without = {layer.name for layer in observation.layers if layer.trainable and not layer.gradient}
+    if not without or not any(layer.gradient for layer in observation.layers):
+        return set()
+    blocked = any(
+        each.silent == each.units or each.dead == each.units or 2 * each.saturated >= each.units
+        for each in observation.activations
+    )
+    return set() if blocked else without

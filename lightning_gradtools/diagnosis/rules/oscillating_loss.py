@@ -1,0 +1,63 @@
+r"""The loss jumps to and fro from step to step: the step is too long for the curvature.
+
+Along a direction of curvature :math:`\lambda` descent multiplies the distance from the minimum by
+:math:`1 - \eta \lambda` a step; over :math:`\eta\lambda = 1` it changes sides, over 2 it grows. Noise of the batches
+has no memory from step to step, so the sign of an oscillation is a negative autocorrelation at lag 1.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator
+from itertools import pairwise
+
+from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import History
+from lightning_gradtools.diagnosis.progress import progress
+
+_WINDOW = 50
+AUTOCORRELATION = -0.5  # 3.5 standard errors (1 / sqrt(50)) of that of noise
+SWING = 0.1  # standard deviation / mean
+MOVE = 0.2  # of the loss of guessing, from step to step
+
+_REMEDY = (
+    Remedy("Lower the learning rate threefold.", ("optimizer.lr=0.003",)),
+    Remedy("Use less momentum, or larger batches."),
+    Remedy("Let the learning rate decay.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
+)  # fmt: skip
+
+
+def lag_one(values: list[float]) -> float:
+    """Return the autocorrelation at lag 1 of ``values`` without their linear trend; 0 if they are constant."""
+    n = len(values)
+    middle, mean = (n - 1) / 2, statistics.fmean(values)
+    slope = sum((i - middle) * v for i, v in enumerate(values)) / sum((i - middle) ** 2 for i in range(n))
+    rest = [v - mean - slope * (i - middle) for i, v in enumerate(values)]
+    power = sum(each**2 for each in rest)
+    return sum(a * b for a, b in pairwise(rest)) / power if power > 0 else 0.0
+
+
+def find_oscillating_loss(history: History) -> Iterator[Finding]:
+    """Losses that alternate widely, or jump about while worse than guessing; over 50 steps without progress."""
+    losses = [loss for _, loss in history.losses[-_WINDOW:]]
+    going = progress(history)
+    if len(losses) < _WINDOW or going is None or not history.observations:
+        return
+    mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
+    if mean <= 0 or not math.isfinite(mean):
+        return
+    moves = [after - before for before, after in pairwise(losses)]
+    correlation, move = lag_one(losses), statistics.median(map(abs, moves))
+    guess = going.level / (1 - going.gain) if going.gain < 1 else going.start
+    turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
+    alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
+    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0  # noise of batches is around what was learned
+    if not alternates and not jumps:
+        return
+    severity = Severity.INFO if going.improving or going.gain > 0.9 else Severity.WARNING
+    evidence = (
+        Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
+        Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
+        Evidence("median move from step to step / loss of guessing", move / guess, MOVE, _WINDOW),
+    )
+    message = f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down"
+    yield Finding(Kind.OSCILLATING_LOSS, "", history.observations[-1].step, severity, evidence, message, _REMEDY)

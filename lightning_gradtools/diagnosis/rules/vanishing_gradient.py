@@ -1,0 +1,80 @@
+r"""The gradient shrinks on its way back through the layers, and the network does not learn.
+
+The chain rule: :math:`\partial L / \partial h_\ell = J_{\ell+1}^\top \cdots J_n^\top \, \partial L / \partial h_n`. The
+ratio of the norms at the first and the largest later layer is the product of the layers' backward gains; it does not
+depend on the loss, its scale, the batch size or the learning rate.
+"""
+
+import math
+from collections.abc import Iterator
+
+from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import History, LayerObservation, Observation, persists
+from lightning_gradtools.diagnosis.progress import progress
+
+RATIO = 1e-3  # AutoTrainer's ratio of the first layer's gradient to the last's (Zhang et al. 2021, ICSE)
+_LEAST_LAYERS = 4
+_NEEDED = 3  # observations in a row
+_LOSSES = 20  # to know whether the loss moves
+
+_REMEDY = (
+    Remedy(
+        "Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
+        ("model.net.activation=relu", "model.net.init=he"),
+        "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+    ),
+    Remedy(
+        "Add residual connections: each layer then passes on what comes back to it.",
+        ("model=residual_mlp",),
+        "x + layer(x)",
+    ),
+    Remedy("Normalise between layers.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
+    Remedy("Make the network shallower.", ("model.net.depth=2",)),
+)
+
+
+def chain(observation: Observation) -> list[LayerObservation]:
+    """Return the layers that the loss gradient came back to, in forward order."""
+    return [layer for layer in observation.layers if layer.backward is not None]
+
+
+def end_to_end(observation: Observation) -> float:
+    """Return the norm of the loss gradient at the first trained layer over the largest behind it; 1 if too short."""
+    layers = chain(observation)
+    trained = next((i for i, layer in enumerate(layers) if layer.trainable), None)
+    if trained is None or len(layers) - trained < _LEAST_LAYERS:
+        return 1.0
+    largest = max(layer.backward or 0.0 for layer in layers[trained + 1 :])
+    return (layers[trained].backward or 0.0) / largest if largest > 0 and math.isfinite(largest) else 1.0
+
+
+def find_vanishing_gradient(history: History) -> Iterator[Finding]:
+    """The ratio is under :data:`RATIO`, again and again, and the network has learned next to nothing.
+
+    Layers after the first are named too while their own ratio is as small; the message is about the first.
+    """
+    if not history.observations:
+        return
+    steps = persists(history, [0 < end_to_end(each) < RATIO for each in history.observations], _NEEDED)
+    if not steps:
+        return
+    latest = history.observations[-1]
+    layers = chain(latest)
+    first = next(layer for layer in layers if layer.trainable)
+    ratio = end_to_end(latest)
+    behind = len(layers) - layers.index(first) - 1
+    going = progress(history)
+    sick = going is not None and going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up()
+    severity = Severity.INFO
+    if sick:
+        severity = Severity.CRITICAL if ratio < RATIO**2 else Severity.WARNING
+    message = (
+        f"the gradient vanishes on its way back to {first.name}: {ratio:.1e} of what enters is left there, a factor of"
+        f" {ratio ** (1 / behind):.2g} for each of {behind} layers"
+        + (", and the loss hardly moves" if sick else "; the network learns all the same")
+    )
+    evidence = [Evidence("norm of the loss gradient at the first layer / the largest behind it", ratio, RATIO, steps)]
+    evidence.append(Evidence("backward gain per layer (geometric mean)", ratio ** (1 / behind), RATIO ** (1 / behind)))
+    if going is not None:
+        evidence.append(Evidence("learned, as a share of what there is", going.gain, 0.1, going.steps))
+    yield Finding(Kind.VANISHING_GRADIENT, first.name, latest.step, severity, tuple(evidence), message, _REMEDY)
