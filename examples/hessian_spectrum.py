@@ -24,6 +24,7 @@ for steps in (0, 200):
         loss().backward()
         optimizer.step()
     found = hessian_spectrum(loss, net.parameters(), top_k=3, trace=True, generator=torch.Generator().manual_seed(0))
+    assert found.trace is not None  # it was asked for
     values = ", ".join(
         f"{value:.3f} ± {bound:.0e}"
         for value, bound in zip(found.eigenvalues.tolist(), found.bounds.tolist(), strict=True)
