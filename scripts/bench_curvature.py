@@ -160,7 +160,8 @@ def dense(work: Workload) -> Tensor:
     for entry in torch.eye(len(flat), dtype=flat.dtype).split(64):
         found = torch.autograd.grad(flat, parameters, entry, retain_graph=True, is_grads_batched=True)
         rows.append(torch.cat([part.reshape(len(entry), -1) for part in found], 1))
-    return torch.linalg.eigvalsh(torch.cat(rows))
+    eigenvalues: Tensor = torch.linalg.eigvalsh(torch.cat(rows))
+    return eigenvalues
 
 
 def trace_and_density(work: Workload, exact: Tensor, seeds: list[int]) -> dict[str, Any]:
@@ -193,7 +194,9 @@ def trace_and_density(work: Workload, exact: Tensor, seeds: list[int]) -> dict[s
 def finite_difference(work: Workload, seeds: list[int]) -> dict[str, float]:
     exact = RetainedHessian(work.loss, work.net.parameters())
     vectors = run(work, 0, top_k=1, keep_vectors=True)[0].eigenvectors
-    random, steep = [], []
+    assert vectors is not None
+    random: list[float] = []
+    steep: list[float] = []
     for seed in seeds:
         operator = FiniteDifferenceHessian(work.loss, work.net.parameters())
         direction = exact.space.random(generator(seed))
