@@ -160,7 +160,8 @@ def dense(work: Workload) -> Tensor:
     for entry in torch.eye(len(flat), dtype=flat.dtype).split(64):
         found = torch.autograd.grad(flat, parameters, entry, retain_graph=True, is_grads_batched=True)
         rows.append(torch.cat([part.reshape(len(entry), -1) for part in found], 1))
-    return torch.linalg.eigvalsh(torch.cat(rows))
+    eigenvalues: Tensor = torch.linalg.eigvalsh(torch.cat(rows))
+    return eigenvalues
 
 
 def trace_and_density(work: Workload, exact: Tensor, seeds: list[int]) -> dict[str, Any]:
@@ -169,10 +170,12 @@ def trace_and_density(work: Workload, exact: Tensor, seeds: list[int]) -> dict[s
     uniform = torch.full_like(exact, 1 / len(exact))
     for seed in seeds:
         found, _ = run(work, seed, trace=100)
+        assert found.trace is not None
         assert found.products <= 100
         trace.append(abs(found.trace.value - float(exact.sum())) / abs(float(exact.sum())))
     for seed in seeds[: max(3, len(seeds) // 4)]:
         found, _ = run(work, seed, density=500, top_k=20)
+        assert found.density is not None
         assert found.products <= 500
         density.append(wasserstein((found.density.support, found.density.weights), (exact, uniform)) / scale)
         low, high = float(found.density.support[0]), float(found.density.support[-1])
@@ -191,7 +194,9 @@ def trace_and_density(work: Workload, exact: Tensor, seeds: list[int]) -> dict[s
 def finite_difference(work: Workload, seeds: list[int]) -> dict[str, float]:
     exact = RetainedHessian(work.loss, work.net.parameters())
     vectors = run(work, 0, top_k=1, keep_vectors=True)[0].eigenvectors
-    random, steep = [], []
+    assert vectors is not None
+    random: list[float] = []
+    steep: list[float] = []
     for seed in seeds:
         operator = FiniteDifferenceHessian(work.loss, work.net.parameters())
         direction = exact.space.random(generator(seed))
@@ -299,7 +304,9 @@ def main() -> None:
     heads = (("products", 9), ("gradients", 11), ("by count", 10), ("must", 6), ("want", 6), ("worst error", 13))
     print(" " * 4 + "".join(f"{head:>{width}}" for head, width in heads) + "  beyond bound")
     for name in names:
-        rows, exact, work = [], None, None
+        rows: list[dict[str, Any]] = []
+        exact: Tensor | None = None
+        work = Workload(name, 0)
         for model in range(models):
             work = Workload(name, model)
             loss, net = work.reference()

@@ -1,5 +1,6 @@
 """The input-output Jacobian of a network by products: its largest singular values, and the gain of each layer."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -59,7 +60,8 @@ def singular_values(
     if k > smaller:
         raise ArgumentError(f"k={k}: must be an integer <= {smaller}, the smaller of the numbers of inputs and outputs")
     start = torch.randn(point.numel(), generator=generator).to(point)
-    right, left = [start / start.norm()], []
+    right: list[Tensor] = [start / start.norm()]
+    left: list[Tensor] = []
     diagonal: list[float] = []
     above: list[float] = []
     values, converged = torch.zeros(0, dtype=torch.float64), False
@@ -115,7 +117,7 @@ def layer_gain(function: Callable[[Tensor], Tensor], inputs: Tensor, *, probes: 
         u = torch.randn(outputs.shape, generator=draw).to(outputs)
         (pulled,) = torch.autograd.grad(outputs, point, u, retain_graph=True)
         before, after = before + float(u.square().sum()), after + float(pulled.square().sum())
-    return (after / before) ** 0.5
+    return math.sqrt(after / before)
 
 
 def _orthogonal(vector: Tensor, basis: list[Tensor]) -> Tensor:

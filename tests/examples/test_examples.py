@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROMISED = {"add_to_trainer": "gradient norm of"}
+PROMISED = {"hessian_spectrum": "top eigenvalues", "add_to_trainer": "gradient norm of"}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
