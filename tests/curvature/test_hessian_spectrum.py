@@ -184,7 +184,7 @@ def test_condition_number_is_over_the_positive_part():
     assert hessian_spectrum(negative, parameters, top_k=3).condition_number != found.condition_number
 
 
-def test_compiled_and_flash_models_fall_back_to_differences_and_say_so():
+def test_flash_attention_falls_back_to_differences_and_say_so():
     torch.manual_seed(0)
     q = torch.nn.Parameter(torch.randn(1, 2, 16, 8))
     target = torch.randn(1, 2, 16, 8)
