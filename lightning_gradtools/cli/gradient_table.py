@@ -19,7 +19,8 @@ def gradient_table(steps: Sequence[int], records: Sequence[Mapping[str, float]])
         No line if no layer was logged. The median is that of the finite norms.
     """
     layers = list(dict.fromkeys(key for record in records for key in record if key.startswith(_KEY)))
-    layers = [key for key in layers if key != f"{_KEY}total"]
+    # With several optimizers each has its total.
+    layers = [key for key in layers if key != f"{_KEY}total" and not key.startswith(f"{_KEY}total/optimizer_")]
     if not layers:
         return []
     rows: list[tuple[str, list[float]]] = []

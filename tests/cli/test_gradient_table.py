@@ -52,4 +52,5 @@ def test_a_layer_that_was_not_always_logged_and_norms_that_are_not_numbers():
 
 def test_without_layers_there_is_no_table():
     assert gradient_table([0], [{"grad_norm/total": 1.0}]) == []
+    assert gradient_table([0], [{"grad_norm/total/optimizer_0": 1.0, "grad_norm/total/optimizer_1": 1.0}]) == []
     assert gradient_table([], []) == []
