@@ -5,6 +5,8 @@ gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTenso
 must take alike.
 """
 
+from hashlib import sha256
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -70,6 +72,22 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     mean = values.clone()
     dist.all_reduce(mean)
     return mean / dist.get_world_size()
+
+
+def agreed(text: str, device: torch.device) -> bool:
+    """Say whether every rank gave the same ``text``: ranks may reduce together only what all of them have."""
+    if world_size() == 1:
+        return True
+    number = int.from_bytes(sha256(text.encode()).digest()[:7], "big")  # fits into a signed 64-bit integer
+    extremes = torch.tensor([number, -number], device=device)
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    return bool(extremes.sum() == 0)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor of which each rank may hold a part, on every rank."""
+    full: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full
 
 
 def gather_objects(value: object) -> list[object]:

@@ -24,7 +24,7 @@ class Saturation(Metric):
     average: Tensor
     weight: Tensor
 
-    def __init__(self, units: int, memory: int = 300, flat: float = 0.95) -> None:
+    def __init__(self, units: int, memory: int = 300, flat: float = 0.9) -> None:
         super().__init__(compute_with_cache=False)
         self.units = integer("units", units, at_least=0)
         self.memory = integer("memory", memory, at_least=1)

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
+    attention_rows,
     flat_share,
     largest_input,
     one_sided,
@@ -22,6 +24,7 @@ from lightning_gradtools.activations.flat_regions import (
 from lightning_gradtools.activations.guessing import GUESSES, Guess
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
 
@@ -60,14 +63,19 @@ class TappedActivation:
     fired: Tensor | None = None
     flat: Tensor | None = None
 
+    def add_flat(self, flat: Tensor) -> None:
+        """Add a call: a unit is as flat as where it is least so."""
+        self.flat = flat if self.flat is None else torch.minimum(self.flat, flat)
+
 
 class StepTap(TorchFunctionMode):
     """Sees layers by hooks, and activations (modules or functions alike) and losses by their function calls.
 
     Made for the few steps that are sampled: :meth:`attach` adds hooks to the modules without children,
     :meth:`detach` takes them off; between ``with tap:`` and its end functions are seen. Nothing is changed, copied or
-    brought to the host. What is called inside one fused function (the nonlinearities of ``nn.LSTM``, the softmax of
-    ``nn.MultiheadAttention``) is not seen.
+    brought to the host. ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and
+    ``scaled_dot_product_attention`` is followed on a few queries; what else happens inside one fused function (the
+    gates of ``nn.LSTM``, the softmax of ``nn.MultiheadAttention``) is not seen.
 
     Args:
         module: the network.
@@ -135,7 +143,10 @@ class StepTap(TorchFunctionMode):
     def _leave(self, name: str, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         if self._running:
             self._running.pop()
-        out = out[0] if isinstance(out, (tuple, list)) and out else out
+        if isinstance(out, (tuple, list)) and out:
+            out = out[0]
+        if isinstance(out, PackedSequence):
+            out = out.data
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return
         if module._parameters:
@@ -149,8 +160,19 @@ class StepTap(TorchFunctionMode):
                 out.register_hook(partial(self._returned, layer))
             channels = isinstance(module, _CHANNELS_FIRST)
             self._producers[id(out)] = (out, name, channels)
+            if isinstance(module, _RECURRENT) and out.requires_grad:
+                self._recurrent(name, module, out)
         elif isinstance(module, _CHANNELS_FIRST_NORMS):
             self._producers[id(out)] = (out, self._last, True)
+
+    def _recurrent(self, name: str, module: nn.RNN | nn.RNNCell, out: Tensor) -> None:
+        """Take the hidden states of a plain recurrent network for the outputs of its activation, which they are."""
+        site = self._site(name, name, module.nonlinearity, out.shape[-1])
+        if module.nonlinearity == "relu":
+            fired = largest_input(out, out.dim() - 1) > 0
+            site.fired = fired if site.fired is None else site.fired | fired
+        else:
+            site.add_flat(flat_share("tanh", out, out.dim() - 1))
 
     @staticmethod
     def _returned(layer: TappedLayer, gradient: Tensor) -> None:
@@ -169,7 +191,7 @@ class StepTap(TorchFunctionMode):
             self._one_sided(name, args, kwargs)
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if name in FLAT_BEYOND or name == "softmax":
+        if name in FLAT_BEYOND or name in ("softmax", "scaled_dot_product_attention"):
             self._two_sided(name, args, kwargs, out)
         return out
 
@@ -184,19 +206,22 @@ class StepTap(TorchFunctionMode):
         site.fired = fired if site.fired is None else site.fired | fired
 
     def _two_sided(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
-        x = args[0] if args else kwargs.get("input")
+        x = args[0] if args else kwargs.get("input", kwargs.get("query"))
         if not isinstance(out, Tensor) or not isinstance(x, Tensor) or out.dim() < 2 or not out.requires_grad:
             return
         module, producer, channels = self._place(x)
-        if name == "softmax":
+        flat: Tensor | None
+        if name == "scaled_dot_product_attention":
+            name, flat = "softmax", attention_rows(args, kwargs)
+        elif name == "softmax":
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             if not isinstance(dim, int):
                 return
             flat = saturated_rows(x, out, dim)
         else:
             flat = flat_share(name, out, unit_dim(out.dim(), channels))
-        site = self._site(module, producer, name, len(flat))
-        site.flat = flat if site.flat is None else torch.minimum(site.flat, flat)
+        if flat is not None:
+            self._site(module, producer, name, len(flat)).add_flat(flat)
 
     def _place(self, x: Tensor) -> tuple[str, str, bool]:
         """Return the running module, the layer that put ``x`` out (or ran last), and whether channels come first."""

@@ -55,7 +55,7 @@ class PathologyDetector(Observer):
     key                             value (unit)                                                when
     ==============================  ==========================================================  =================
     ``dead_units/<layer>``          share of units silent on ``patience`` samples in a row      every sampled step
-    ``saturated_units/<layer>``     share of units flat on 95% of samples                       every sampled step
+    ``saturated_units/<layer>``     share of units flat on 90% of samples                       every sampled step
     ``backward_gain/<layer>``       norm of the loss gradient at the layer's output / that at   every sampled step
                                     the next layer's
     ``diagnosis/skill``             1 - loss / loss of the best constant prediction             if the loss is of a
@@ -299,7 +299,8 @@ class PathologyDetector(Observer):
         sample = self._sample
         assert sample is not None
         self._end_sample()
-        sites = sample.tap.activations()
+        sample.finish(pl_module.device)
+        sites = sample.sites
         if sites and (self._book is None or not self._book.fits(sites)):
             self._book = self._new_book(sites)
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]

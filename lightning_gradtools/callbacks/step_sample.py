@@ -3,16 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gradtools.activations import DeadUnits, Saturation, StepTap, UnitStates
 from lightning_gradtools.activations.guessing import guessing_loss
-from lightning_gradtools.activations.step_tap import TappedActivation
+from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.gradient_pass import GradientPass
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import mean_over_ranks
+from lightning_gradtools.distributed import agreed, gather_objects, mean_over_ranks, whole
 from lightning_gradtools.gradients.norms import tensor_norms
 
 
@@ -39,9 +40,10 @@ class SampledParameters:
         if look_for_symmetry:
             for position, parameter in enumerate(parameters):
                 gradient = parameter.grad
-                plain = type(parameter) is nn.Parameter and gradient is not None and gradient.layout == torch.strided
-                if plain and parameter.dim() >= 2 and parameter.shape[0] > 1:
-                    sampled.identical[position] = _identical(parameter.detach()) & _identical(gradient)  # type: ignore[arg-type]
+                dense = isinstance(parameter, nn.Parameter) and gradient is not None
+                if dense and gradient.layout == torch.strided and parameter.dim() >= 2 and parameter.shape[0] > 1:  # type: ignore[union-attr]
+                    alike = _identical(whole(parameter.detach())) & _identical(whole(gradient))  # type: ignore[arg-type]
+                    sampled.identical[position] = alike
         return sampled
 
     @torch.no_grad()
@@ -63,19 +65,20 @@ class UnitBook:
     """The unit statistics of all activations of a network, each kind in one metric over all their units."""
 
     def __init__(self, sites: Sequence[TappedActivation], patience: int) -> None:
-        self.sites = [(site.name, site.function, self._units(site), site.fired is not None) for site in sites]
+        self.sites = [(site.name, site.function, self.units(site), site.fired is not None) for site in sites]
         self.dead = DeadUnits(sum(units for *_, units, fires in self.sites if fires), patience)
         self.flat = Saturation(sum(units for *_, units, fires in self.sites if not fires), patience)
         self.samples = 0
 
     @staticmethod
-    def _units(site: TappedActivation) -> int:
+    def units(site: TappedActivation) -> int:
+        """Return the number of units of ``site``."""
         measured = site.fired if site.fired is not None else site.flat
         return 0 if measured is None else len(measured)
 
     def fits(self, sites: Sequence[TappedActivation]) -> bool:
         """Say whether ``sites`` are the activations that this was made for."""
-        return self.sites == [(s.name, s.function, self._units(s), s.fired is not None) for s in sites]
+        return self.sites == [(s.name, s.function, self.units(s), s.fired is not None) for s in sites]
 
     def update(self, sites: Sequence[TappedActivation], samples: int, step: int) -> Tensor:
         """Add a batch; return the share of each site's one-sided units that it left silent [sites]."""
@@ -123,6 +126,37 @@ class StepSample:
         self.tap = tap
         self.parameters: list[SampledParameters] = []
         self.trainable: list[Tensor] = []
+        self.layers: list[TappedLayer] = []
+        self.sites: list[TappedActivation] = []
+        self.ran: set[str] = set()
+
+    def finish(self, device: torch.device) -> None:
+        """Collect what the taps saw, without what only some of the ranks did: their steps may take different ways.
+
+        To be called on all ranks before :meth:`observe`. The lists of layers, activations and losses are the same on
+        every rank afterwards, so that reductions over ranks match.
+
+        Args:
+            device: for what the ranks exchange.
+        """
+        layers = {("layer", x.name, bool(x.signals), bool(x.gradients)): x for x in self.tap.layers.values()}
+        self.layers, self.sites = list(self.tap.layers.values()), self.tap.activations()
+        sites = {("activation", x.name, x.function, UnitBook.units(x)): x for x in self.sites}
+        guesses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.guesses]
+        symmetry = [("weight", i, p) for i, each in enumerate(self.parameters) for p in each.identical]
+        layout: list[tuple[Any, ...]] = [*layers, *sites, *guesses, *symmetry]
+        self.ran = set(self.tap.layers)
+        if agreed(repr(layout), device):
+            return
+        layouts: list[Any] = gather_objects(layout)
+        common = [key for key in layouts[0] if all(key in other for other in layouts[1:])]
+        self.layers = [layers[key] for key in common if key in layers]
+        self.sites = [sites[key] for key in common if key in sites]
+        self.ran = {key[1] for each in layouts for key in each if key[0] == "layer"}
+        if any([key for key in each if key[0] == "loss"] != guesses for each in layouts):
+            self.tap.guesses.clear()
+        for i, each in enumerate(self.parameters):
+            each.identical = {p: flag for p, flag in each.identical.items() if ("weight", i, p) in common}
 
     def observe(
         self,
@@ -148,8 +182,7 @@ class StepSample:
         Returns:
             The observation, the losses and ``extra``, the same on every rank.
         """
-        sites = self.tap.activations()
-        layers = list(self.tap.layers.values())
+        sites, layers = self.sites, self.layers
         device = extra.device
         columns: list[Tensor] = []
 
@@ -192,8 +225,9 @@ class StepSample:
                     same[owner] = flagged[i, position] == 1.0
         norms = dict(zip((layer.name for layer in returned), values_[backward], strict=True))
         seen = []
+        others = trainable - {layer.name for layer in layers} - {""}
         signal = dict(zip((layer.name for layer in varied), values_[signals], strict=True))
-        for layer in layers:
+        for layer in [*layers, *(TappedLayer(name, len(layers)) for name in sorted(others))]:
             own = owners.get(layer.name)
             gradient, weight, update = (None, 0.0, 0.0) if own is None else map(_root, zip(*own, strict=True))
             seen.append(
@@ -206,6 +240,7 @@ class StepSample:
                     update or 0.0,
                     same.get(layer.name, False),
                     layer.name in trainable,
+                    layer.name in self.ran,
                 )
             )
         activations: list[ActivationObservation] = []

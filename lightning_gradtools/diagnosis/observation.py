@@ -20,6 +20,7 @@ class LayerObservation:
         update: norm of the step's change of them.
         identical: whether all its units have the same weights and received the same gradient.
         trainable: whether an optimizer that stepped has weights of it.
+        ran: whether the forward pass called it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LayerObservation:
     update: float = 0.0
     identical: bool = False
     trainable: bool = True
+    ran: bool = True
 
     @property
     def update_ratio(self) -> float:
@@ -119,6 +121,7 @@ class History:
         peak_learning_rate: the largest so far.
         nonfinite: every first non-finite value so far.
         last_nonfinite: the latest step whose loss was not finite, or -1.
+        reached: paths of the layers that a gradient ever reached.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -127,6 +130,7 @@ class History:
     peak_learning_rate: float = 0.0
     nonfinite: list[NonfiniteEvent] = field(default_factory=list)
     last_nonfinite: int = -1
+    reached: set[str] = field(default_factory=set)
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
@@ -145,6 +149,7 @@ class History:
     def add(self, observation: Observation) -> None:
         """Remember an observation."""
         self.observations.append(observation)
+        self.reached.update(layer.name for layer in observation.layers if layer.gradient)
         self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
         del self.observations[: -self.MAX_OBSERVATIONS]
 
@@ -169,7 +174,7 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain dictionaries, lists and numbers."""
-        return asdict(self)
+        return {**asdict(self), "reached": sorted(self.reached)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "History":
@@ -187,6 +192,7 @@ class History:
             state["peak_learning_rate"],
             [NonfiniteEvent(**each) for each in state["nonfinite"]],
             state["last_nonfinite"],
+            set(state["reached"]),
         )
 
 

@@ -102,6 +102,68 @@ def test_saturated_tanh_sigmoid_and_softmax():
     assert sites["softmax"].flat.item() > 0.9
 
 
+@pytest.mark.parametrize("cell", [nn.RNN, nn.RNNCell])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_the_states_of_a_recurrent_network_are_outputs_of_its_activation(cell, nonlinearity):
+    net = nn.Sequential(cell(2, 3, nonlinearity=nonlinearity))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(0.01)
+        (bias,) = [p for name, p in net[0].named_parameters() if name.startswith("bias_ih")]
+        bias[0] = -50.0
+    x = torch.randn(16, 2) if cell is nn.RNNCell else torch.randn(5, 16, 2)
+    tap = tapped(net, x, lambda y: (y if isinstance(y, torch.Tensor) else y[0]).square().sum())
+    (site,) = tap.activations()
+    assert (site.name, site.function) == ("0", nonlinearity)
+    if nonlinearity == "tanh":
+        assert site.flat.tolist() == [1.0, 0.0, 0.0]
+    else:
+        assert site.fired[0].item() is False
+
+
+class Attention(nn.Module):
+    """One head whose scores are large for half of the sequences, and zero for the others."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.q, self.k, self.settings = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), settings
+
+    def forward(self, x):
+        mask = self.settings.get("attn_mask")
+        settings = self.settings if mask is None else {**self.settings, "attn_mask": mask[: x.shape[-2], : x.shape[-2]]}
+        return F.scaled_dot_product_attention(self.q(x), self.k(x), x, **settings)
+
+
+@pytest.mark.parametrize("length", [7, 200])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 3.0},
+        {"attn_mask": torch.ones(200, 200).tril().bool()},
+        {"attn_mask": torch.zeros(200, 200).masked_fill(torch.ones(200, 200).triu(1).bool(), -torch.inf)},
+    ],
+    ids=["plain", "causal", "scale", "boolean mask", "additive mask"],
+)
+def test_fused_attention_is_followed_on_some_queries(length, settings):
+    torch.manual_seed(0)
+    net, x = Attention(**settings), torch.randn(3, length, 8)
+    x[0] = 0.0
+    net.q.weight.data *= 1e3
+    (site,) = tapped(net, x).activations()
+    scores = settings.get("scale", 8**-0.5) * net.q(x) @ net.k(x).mT
+    if set(settings) - {"scale"}:
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+    hot = scores.softmax(-1).amax(-1) > 0.99
+    several = torch.arange(length) > 0 if set(settings) - {"scale"} else torch.ones(length).bool()
+    asked = torch.zeros(length).bool()
+    asked[:: -(-length // 64)] = True
+    assert site.function == "softmax"
+    assert site.flat.item() == pytest.approx(hot[:, several & asked].double().mean().item(), abs=1e-6)
+    assert 0.3 < site.flat.item() < 0.7  # two of three sequences
+
+
 def test_rows_that_can_only_be_one_hot_are_not_saturated():
     class Causal(nn.Module):
         def __init__(self):

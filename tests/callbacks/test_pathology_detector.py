@@ -55,6 +55,12 @@ def test_two_processes_find_what_one_finds(alone):
     for name in ("sigmoid stack", "killed units"):
         expected = [each for each in alone[name] if each[2] <= 40]
         assert first[name] == expected, name
+    for name in ("killed units", "constant weights"):
+        assert first[f"{name}, FSDP2"] == [each for each in alone[name] if each[2] <= 40], name
+    *apart, layers = first["apart"]
+    assert ("dead_relu", "net.3", "critical") in {(kind, layer, severity) for kind, layer, _, severity, _ in apart}
+    assert "no_gradient" not in {kind for kind, *_ in apart}
+    assert set(layers) == {5}
     (finding,) = [each for each in first["poisoned"] if each["kind"] == "nonfinite"]
     evidence = {each["quantity"]: each["value"] for each in finding["evidence"]}
     assert evidence["rank"] == 1
@@ -178,6 +184,20 @@ def test_a_layer_cut_off_from_the_loss():
             return self.head(torch.cat([self.left(x), self.right(x).detach()], -1))
 
     assert serious(watch(Classification(TwoBranches()))) == {("no_gradient", "net.right")}
+
+
+def test_a_layer_that_is_never_called_and_one_that_is_called_now_and_then():
+    class Heads(Classification):
+        def __init__(self):
+            super().__init__(stack(nn.ReLU, 1))
+            self.rare, self.forgotten = nn.Linear(10, 10), nn.Linear(10, 10)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            z = self.net(x)
+            return F.cross_entropy(self.rare(z) if self.global_step == 1 else z, y)
+
+    assert serious(watch(Heads())) == {("no_gradient", "forgotten")}
 
 
 def test_findings_resolve_when_the_evidence_goes():

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from runs import trainer
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gradtools.callbacks import PathologyDetector
@@ -108,6 +109,26 @@ class Poisoned(Classification):
         return loss * float("nan") if self.global_step == 8 and self.global_rank == 1 else loss
 
 
+class Sharded(Classification):
+    def configure_model(self):
+        for layer in self.net[::2]:
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+
+class ApartOnce(Classification):
+    """On some steps rank 1 takes another way than rank 0: another layer, another activation, another loss."""
+
+    def __init__(self, net):
+        super().__init__(net)
+        self.other = nn.Linear(10, 10)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        if self.global_rank == 0 or self.global_step % 8:
+            return super().training_step(batch, batch_idx)
+        return F.mse_loss(torch.tanh(self.other(self.net(x))), F.one_hot(y, 10).float())
+
+
 def two_processes() -> dict[str, Any]:
     """The same on half a batch each; which samples go to which rank does not matter to a mean."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -117,6 +138,15 @@ def two_processes() -> dict[str, Any]:
         torch.manual_seed(0)
         settings = {"devices": 2, "strategy": DDPStrategy()}
         found[name] = verdicts(watch(SICK[name](), data=digits(BATCH // 2), steps=41, **settings))
+    for name in ("killed units", "constant weights"):
+        torch.manual_seed(0)
+        module = Sharded(SICK[name]().net)
+        settings = {"devices": 2, "strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
+        found[f"{name}, FSDP2"] = verdicts(watch(module, data=digits(BATCH // 2), steps=41, **settings))
+    torch.manual_seed(0)
+    settings = {"devices": 2, "strategy": DDPStrategy(find_unused_parameters=True)}
+    detector = watch(ApartOnce(SICK["killed units"]().net), data=digits(BATCH // 2), steps=41, **settings)
+    found["apart"] = [*verdicts(detector), [len(each.layers) for each in detector.history.observations]]
     torch.manual_seed(0)
     detector = watch(Poisoned(stack(nn.ReLU, 2)), data=digits(BATCH // 2), steps=12, devices=2, strategy=DDPStrategy())
     found["poisoned"] = [f.as_dict() for f in detector.findings]

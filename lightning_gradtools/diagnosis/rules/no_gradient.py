@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History, Observation
 
-_NEEDED = (
-    4  # observations in a row: the first steps of zero-initialised residual branches have zero gradients by design
-)
+# Observations in a row. The first steps of zero-initialised residual branches have zero gradients by design.
+_NEEDED = 4
+_NEEDED_UNCALLED = 8  # one that forward calls now and then, as one head of several, comes up in that time
 
 _REMEDY = (
     Remedy(
@@ -21,15 +21,30 @@ _REMEDY = (
 )
 
 
-def find_no_gradient(history: History) -> Iterator[Finding]:
-    """Layers whose weights an optimizer has, that ran, and whose gradient is None or exactly zero; others have one.
+_REMEDY_UNCALLED = (
+    Remedy("Call it in forward(), or take it out: under DDP it stops the run, unless unused parameters are searched."),
+    Remedy(
+        "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
+        code="layer.requires_grad_(False)",
+    ),
+)
 
-    Exactly zero, not small: no threshold. A frozen layer is not in question, nor one that did not run. Where the units
-    of a whole activation are silent, or half of them saturated, the zeros come from there, which is another finding.
+
+def find_no_gradient(history: History) -> Iterator[Finding]:
+    """Layers whose weights an optimizer has, and whose gradient is None or exactly zero; others have one.
+
+    Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
+    silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
+    one only if no gradient ever reached it.
     """
     if not history.observations:
         return
     latest = history.observations[-1]
+    for name in sorted(_never_called(history)):
+        steps = latest.step - history.observations[-_NEEDED_UNCALLED].step + 1
+        message = f"{name} is to be trained, but the forward pass never calls it, so no gradient reaches its weights"
+        evidence = (Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),)
+        yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY_UNCALLED)
     cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
     if len(cut_off) < _NEEDED:
         return
@@ -40,8 +55,16 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
         yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY)
 
 
+def _never_called(history: History) -> set[str]:
+    latest = history.observations[-_NEEDED_UNCALLED:]
+    if len(latest) < _NEEDED_UNCALLED or not history.reached:
+        return set()
+    uncalled = [{layer.name for layer in each.layers if layer.trainable and not layer.ran} for each in latest]
+    return set.intersection(*uncalled) - history.reached
+
+
 def _cut_off(observation: Observation) -> set[str]:
-    without = {layer.name for layer in observation.layers if layer.trainable and not layer.gradient}
+    without = {layer.name for layer in observation.layers if layer.trainable and layer.ran and not layer.gradient}
     if not without or not any(layer.gradient for layer in observation.layers):
         return set()
     blocked = any(

@@ -7,6 +7,8 @@ from lightning_gradtools.diagnosis.observation import ActivationObservation, His
 from lightning_gradtools.diagnosis.progress import progress
 
 WARNING, CRITICAL = 0.5, 0.95  # shares of a layer's units; half a layer: SageMaker Debugger, DeepDiagnosis
+BLOCKED = 0.8  # the same
+LEARNED = 0.9  # of what there is to learn
 _SAMPLES = 100
 
 _REMEDY = (
@@ -22,10 +24,12 @@ _REMEDY = (
 
 
 def find_saturated_activation(history: History) -> Iterator[Finding]:
-    """A hidden layer half of whose units are flat on 95% of samples.
+    """A hidden layer half of whose units are flat on 90% of samples.
 
     Its consequence decides: while the network learns all the same (units that decide firmly are useful), or has
-    learned most of what there is, it is worth an ``info``.
+    learned most of what there is, it is worth an ``info``. Where four in five of the units are, hardly any gradient
+    comes through, and what is learned is learned by the layers behind: that is harmless only once all is learned.
+    A softmax that chooses firmly is no such case, since each of its rows still chooses by its input.
     """
     if not history.observations:
         return
@@ -42,10 +46,14 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
         if not steps:
             continue
         share = activation.saturated / activation.units
-        severity = Severity.INFO if harmless else Severity.CRITICAL if share >= CRITICAL else Severity.WARNING
+        severity = Severity.CRITICAL if share >= CRITICAL else Severity.WARNING
+        if harmless:
+            blocks = share >= BLOCKED and activation.function != "softmax"
+            to_learn = going is not None and going.gain < LEARNED
+            severity = Severity.WARNING if blocks and to_learn else Severity.INFO
         message = (
             f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are"
-            " saturated: they lie where the function is flat for 95% of samples and pass almost no gradient"
+            " saturated: they lie where the function is flat for 90% of samples and pass almost no gradient"
         )
         evidence = (
             Evidence("share of units that are saturated", share, CRITICAL if share >= CRITICAL else WARNING, steps),
