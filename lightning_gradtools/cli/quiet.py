@@ -3,6 +3,11 @@
 import logging
 import re
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
 
 _NOISE = re.compile(
     r"^\s*(GPU available|TPU available|HPU available|IPU available|💡 Tip|`Trainer\.fit` stopped|"
@@ -15,6 +20,16 @@ _NOISE = re.compile(
 class _Noise(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return not _NOISE.match(record.getMessage())
+
+
+def _formatted(otherwise: Callable[..., str]) -> Callable[..., str]:
+    """Show a warning of ours without the line of code that gives it, which is of no help to whoever trains."""
+
+    def formatted(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None) -> str:
+        ours = Path(filename).is_relative_to(PACKAGE)
+        return f"{message}\n" if ours else otherwise(message, category, filename, lineno, line)
+
+    return formatted
 
 
 def keep_quiet(*, in_memory_data: bool) -> None:
@@ -31,6 +46,7 @@ def keep_quiet(*, in_memory_data: bool) -> None:
         for handler in logger.handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             handler.addFilter(_Noise())
+    warnings.formatwarning = _formatted(warnings.formatwarning)
     # Lightning's own use of a torch API, which nobody who reads the console can change.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
     # debug=overfit_batches asks for just that.

@@ -54,7 +54,7 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
             evidence.append(Evidence(f"change of the weights in one step / weights, in {layer}", ratios[layer], 0.1))
         severity = Severity.CRITICAL if evidence[0].value > 10 else Severity.WARNING
         message = (
-            f"training diverges: the {evidence[0].quantity.split(' / ')[0]} is {evidence[0].value:.1f} times the"
+            f"training diverges: the {evidence[0].quantity.split(' / ')[0]} is {evidence[0].value:.3g} times the"
             f" {evidence[0].quantity.split(' / ')[1]} and does not come down"
         )
         yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, tuple(evidence), message, _REMEDY)

@@ -6,6 +6,7 @@ from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remed
 from lightning_gradtools.diagnosis.observation import History
 
 _RECOVERED = 50  # steps with finite losses after which it is over
+_GROWN = 10.0  # times the loss of guessing: what overflowed then had been growing
 
 _REMEDIES = {
     "input data": (
@@ -33,7 +34,7 @@ _OTHERWISE = (
     ),
     Remedy(
         "Lower the learning rate or clip the gradient, if values had been growing before.",
-        ("callbacks.gradient_clipping.max_norm=1.0",),
+        ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
         "GradientClipping(max_norm=1.0)",
     ),
 )
@@ -55,5 +56,6 @@ def find_nonfinite(history: History) -> Iterator[Finding]:
             Evidence("batch index", event.batch_index, -1),
             Evidence("rank", event.rank, -1),
         )
-        remedy = _REMEDIES.get(event.direction, _OTHERWISE)
+        grown = any(each.skill is not None and 1 - each.skill > _GROWN for each in history.observations[-3:])
+        remedy = _REMEDIES.get(event.direction, _OTHERWISE[::-1] if grown else _OTHERWISE)
         yield Finding(Kind.NONFINITE, event.layer, event.step, Severity.CRITICAL, evidence, message, remedy)

@@ -71,7 +71,7 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
     loss = 1.0 - seen[0].skill if seen[0].skill is not None else 1.0
     if loss > LOSS:
         message = (
-            f"from the initial weights the loss is {loss:.1f} times that of guessing: the outputs are far too large"
+            f"from the initial weights the loss is {loss:.3g} times that of guessing: the outputs are far too large"
         )
         evidence = (Evidence("first loss / loss of guessing", loss, LOSS, latest.step + 1),)
         yield Finding(Kind.POOR_INITIALIZATION, "", latest.step, severity, evidence, message, _REMEDY)
