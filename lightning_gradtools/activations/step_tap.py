@@ -24,6 +24,8 @@ from lightning_gradtools.activations.flat_regions import (
 from lightning_gradtools.activations.guessing import GUESSES, Guess
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+_ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
+_FOLLOWED = {*GUESSES, *_ONE_SIDED, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -36,7 +38,7 @@ class TappedLayer:
         name: its path.
         order: its place in the order of first calls.
         signals: standard deviation of the outputs over samples, a 0-d tensor per call, if asked for.
-        gradients: ‖∂loss/∂output‖², a 0-d tensor per call that the backward pass reached.
+        gradients: ‖∂loss/∂output‖, a 0-d tensor per call that the backward pass reached.
     """
 
     name: str
@@ -71,11 +73,13 @@ class TappedActivation:
 class StepTap(TorchFunctionMode):
     """Sees layers by hooks, and activations (modules or functions alike) and losses by their function calls.
 
-    Made for the few steps that are sampled: :meth:`attach` adds hooks to the modules without children,
-    :meth:`detach` takes them off; between ``with tap:`` and its end functions are seen. Nothing is changed, copied or
-    brought to the host. ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and
-    ``scaled_dot_product_attention`` is followed on a few queries; what else happens inside one fused function (the
-    gates of ``nn.LSTM``, the softmax of ``nn.MultiheadAttention``) is not seen.
+    Made for the few steps that are sampled: :meth:`attach` adds hooks to the modules without children or with
+    parameters of their own, :meth:`detach` takes them off; between ``with tap:`` and its end functions are seen.
+    Nothing is changed, copied or brought to the host.
+
+    ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and ``scaled_dot_product_attention`` is followed
+    on a few queries; what else happens inside one fused function (the gates of ``nn.LSTM``, the softmax of
+    ``nn.MultiheadAttention``) is not seen.
 
     Args:
         module: the network.
@@ -104,11 +108,10 @@ class StepTap(TorchFunctionMode):
     def attach(self) -> None:
         """Add the hooks."""
         for name, module in self._module.named_modules():
-            if not name or (next(module.children(), None) is not None and not module._parameters):
-                continue
-            name = name.replace("_orig_mod.", "")
-            self._handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
-            self._handles.append(module.register_forward_hook(partial(self._leave, name)))
+            if name and (module._parameters or not module._modules):
+                name = name.replace("_orig_mod.", "")
+                self._handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
+                self._handles.append(module.register_forward_hook(partial(self._leave, name)))
 
     def detach(self) -> None:
         """Take the hooks off and forget the outputs; those on tensors go with the tensors."""
@@ -143,6 +146,8 @@ class StepTap(TorchFunctionMode):
     def _leave(self, name: str, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         if self._running:
             self._running.pop()
+        if not module._parameters and not isinstance(module, _CHANNELS_FIRST_NORMS):
+            return
         if isinstance(out, (tuple, list)) and out:
             out = out[0]
         if isinstance(out, PackedSequence):
@@ -162,7 +167,7 @@ class StepTap(TorchFunctionMode):
             self._producers[id(out)] = (out, name, channels)
             if isinstance(module, _RECURRENT) and out.requires_grad:
                 self._recurrent(name, module, out)
-        elif isinstance(module, _CHANNELS_FIRST_NORMS):
+        else:
             self._producers[id(out)] = (out, self._last, True)
 
     def _recurrent(self, name: str, module: nn.RNN | nn.RNNCell, out: Tensor) -> None:
@@ -176,23 +181,24 @@ class StepTap(TorchFunctionMode):
 
     @staticmethod
     def _returned(layer: TappedLayer, gradient: Tensor) -> None:
-        layer.gradients.append(_square(gradient))
+        layer.gradients.append(_norm(gradient))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").rstrip("_")
+        if name not in _FOLLOWED:  # most calls, attributes of tensors among them
+            return func(*args, **kwargs)
         if name in GUESSES:
             out = func(*args, **kwargs)
             guess = GUESSES[name](args, kwargs, out)
             if guess is not None:
                 self.guesses.append(guess)
             return out
-        if name in FLAT_BELOW or name in ("clamp", "clamp_min"):
+        if name in _ONE_SIDED:
             self._one_sided(name, args, kwargs)
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if name in FLAT_BEYOND or name in ("softmax", "scaled_dot_product_attention"):
-            self._two_sided(name, args, kwargs, out)
+        self._two_sided(name, args, kwargs, out)
         return out
 
     def _one_sided(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -235,11 +241,11 @@ class StepTap(TorchFunctionMode):
         return self._sites[key]
 
 
-def _square(tensor: Tensor) -> Tensor:
+def _norm(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     # Single precision would square a gradient of 1e-23, nothing unusual at the bottom of a deep stack, to zero.
     dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
     norm: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
-    return norm.square()
+    return norm

@@ -79,7 +79,8 @@ class PathologyDetector(Observer):
     With several optimizers or manual optimisation there is no one loss that has to fall: rules that need it are silent.
 
     Args:
-        every_n_steps: optimizer steps between sampled ones; the first 17 and doubtful cases are sampled more often.
+        every_n_steps: optimizer steps between sampled ones; twice as many from step ``10 * every_n_steps`` on, when
+            most of what goes wrong has gone wrong. The first 17 steps and doubtful cases are sampled more often.
         patience: samples in a row on which a unit must be silent to be called dead.
         on_info: what a finding of this severity does: ``"log"`` (TensorBoard, ``findings.jsonl``, the table at the
             end), ``"warn"`` (once, and log), ``"stop"`` (end the run gracefully, checkpoints kept, and warn) or
@@ -237,7 +238,9 @@ class PathologyDetector(Observer):
         step = lightning_step(trainer)
         if self._window:
             # Lightning has divided each by the number of micro-batches; the last window may have fewer.
-            mean = torch.stack(self._window).sum() * (trainer.accumulate_grad_batches / len(self._window))
+            mean = self._window[0]
+            if len(self._window) > 1 or trainer.accumulate_grad_batches > 1:
+                mean = torch.stack(self._window).sum() * (trainer.accumulate_grad_batches / len(self._window))
             self._losses.append((step, batch_idx, mean))
             self._window.clear()
         self._batch = None
@@ -259,7 +262,8 @@ class PathologyDetector(Observer):
     # ---------------------------------------------------------------------------------------------
 
     def _samples_at(self, step: int) -> bool:
-        regular = step % self.every_n_steps == 0 or step in _EARLY
+        interval = self.every_n_steps * (1 if step < 10 * self.every_n_steps else 2)
+        regular = step % interval == 0 or step in _EARLY
         return regular or (self._burst > 0 and step % 2 == 0)
 
     def _begin_sample(self, pl_module: LightningModule, step: int) -> None:

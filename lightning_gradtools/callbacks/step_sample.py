@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_gradtools.activations import DeadUnits, Saturation, StepTap, UnitStates
+from lightning_gradtools.activations import DeadUnits, Saturation, StepTap
 from lightning_gradtools.activations.guessing import guessing_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.gradient_pass import GradientPass
@@ -50,7 +50,7 @@ class SampledParameters:
     def norms(self) -> Tensor:
         """Return [3, n]: norms of gradients, of weights before the step and of the change."""
         new = [parameter.detach() for parameter in self.seen.norms.parameters]
-        changes = [a - b for a, b in zip(new, self.old, strict=True)]
+        changes = list(torch._foreach_sub(new, self.old)) if new else []
         device = self.seen.norms.per_parameter.device
         weights, updates = tensor_norms(self.old).to(device), tensor_norms(changes).to(device)
         return torch.stack([self.seen.norms.per_parameter, weights, updates])
@@ -69,6 +69,10 @@ class UnitBook:
         self.dead = DeadUnits(sum(units for *_, units, fires in self.sites if fires), patience)
         self.flat = Saturation(sum(units for *_, units, fires in self.sites if not fires), patience)
         self.samples = 0
+        # The site of each unit that can fire, and of each that can saturate.
+        owners = [(i, fires) for i, (*_, units, fires) in enumerate(self.sites) for _ in range(units)]
+        self._fires = torch.tensor([i for i, fires in owners if fires], dtype=torch.long)
+        self._saturates = torch.tensor([i for i, fires in owners if not fires], dtype=torch.long)
 
     @staticmethod
     def units(site: TappedActivation) -> int:
@@ -90,27 +94,24 @@ class UnitBook:
         self.dead.update(torch.cat([*fired, torch.zeros(0, dtype=torch.bool, device=device)]), samples, step)
         self.flat.update(torch.cat([*flat, torch.zeros(0, device=device)]), samples)
         self.samples += samples
-        silent = [torch.zeros((), device=device) if s.fired is None else (~s.fired).sum().float() for s in sites]
-        return torch.stack(silent)
+        if not fired:
+            return torch.zeros(len(sites), device=device)
+        return self._per_site(~torch.cat(fired), self._fires)
 
     def counts(self) -> Tensor:
         """Return [sites, 5]: dead, never fired, revived, last death, saturated."""
         # torchmetrics makes a vector of one unit a scalar
-        states = UnitStates(*(each.reshape(-1) for each in self.dead.compute()))
+        dead, never_fired, died_at, revivals = (each.reshape(-1) for each in self.dead.compute())
         saturated = self.flat.compute().reshape(-1)
-        rows, at, flat_at = [], 0, 0
-        for *_, units, fires in self.sites:
-            if fires:
-                part = slice(at, at + units)
-                dead = states.dead[part]
-                numbers = [dead.sum(), states.never_fired[part].sum(), (states.revivals[part] > 0).sum()]
-                rows.append(torch.stack([*numbers, states.died_at[part].max(), dead.new_zeros((), dtype=torch.long)]))
-                at += units
-            else:
-                flat = saturated[flat_at : flat_at + units].sum()
-                rows.append(torch.stack([flat * 0, flat * 0, flat * 0, flat * 0 - 1, flat]))
-                flat_at += units
-        return torch.stack(rows).float()
+        counts = [self._per_site(units, self._fires) for units in (dead, never_fired, revivals > 0)]
+        last = torch.full((len(self.sites),), -1.0, device=dead.device)
+        last.scatter_reduce_(0, self._fires.to(last.device), died_at.float(), "amax")
+        return torch.stack([*counts, last, self._per_site(saturated, self._saturates)], dim=1)
+
+    def _per_site(self, units: Tensor, owners: Tensor) -> Tensor:
+        """Return the sum [sites] of what is one number for each unit."""
+        total = torch.zeros(len(self.sites), device=units.device)
+        return total.index_add_(0, owners.to(units.device), units.float())
 
 
 class StepSample:
@@ -194,7 +195,7 @@ class StepSample:
         varied = [layer for layer in layers if layer.signals]
         signals = put([torch.stack(layer.signals).mean() for layer in varied])
         returned = [layer for layer in layers if layer.gradients]
-        backward = put([torch.stack(layer.gradients).sum().sqrt() for layer in returned])
+        backward = put([_root_of_squares(layer.gradients) for layer in returned])
         gathered = [each.norms() for each in self.parameters]
         identical = [(i, p, flag) for i, each in enumerate(self.parameters) for p, flag in each.identical.items()]
         flags = put([flag for *_, flag in identical])
@@ -287,6 +288,10 @@ class StepSample:
         reference = guessing_loss(kind, pooled["count"], pooled["first"], pooled["second"])
         loss = torch.stack([guess.loss for guess in guesses]).mean()
         return [1 - loss / reference.clamp(min=1e-12)]
+
+
+def _root_of_squares(norms: Sequence[Tensor]) -> Tensor:
+    return norms[0] if len(norms) == 1 else torch.stack(list(norms)).square().sum().sqrt()
 
 
 def _root(values: Sequence[float]) -> float:

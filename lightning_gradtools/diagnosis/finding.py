@@ -36,19 +36,23 @@ class Severity(str, Enum):
     @property
     def rank(self) -> int:
         """0, 1 or 2."""
-        return list(Severity).index(self)
+        return _RANKS[self]
 
     def __lt__(self, other: str) -> bool:
-        return self.rank < Severity(other).rank
+        return self.rank < _RANKS[other]
 
     def __le__(self, other: str) -> bool:
-        return self.rank <= Severity(other).rank
+        return self.rank <= _RANKS[other]
 
     def __gt__(self, other: str) -> bool:
-        return self.rank > Severity(other).rank
+        return self.rank > _RANKS[other]
 
     def __ge__(self, other: str) -> bool:
-        return self.rank >= Severity(other).rank
+        return self.rank >= _RANKS[other]
+
+
+# A member is a string, and its hash is that of the string.
+_RANKS: Mapping[str, int] = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -87,6 +88,20 @@ class Observation:
     activations: tuple[ActivationObservation, ...] = ()
     learning_rate: float = 0.0
     skill: float | None = None
+
+    # A history is judged anew at each sample, and each rule goes through all of it.
+    @cached_property
+    def dead_shares(self) -> dict[str, float]:
+        """Share of dead units by activation; the larger one of two with one name."""
+        shares: dict[str, float] = {}
+        for each in self.activations:
+            shares[each.name] = max(each.dead / each.units, shares.get(each.name, 0.0))
+        return shares
+
+    @cached_property
+    def chain(self) -> list[LayerObservation]:
+        """The layers that the loss gradient came back to, in forward order."""
+        return [layer for layer in self.layers if layer.backward is not None]
 
 
 @dataclass(frozen=True)
@@ -196,17 +211,17 @@ class History:
         )
 
 
-def persists(history: History, holds: Sequence[bool], needed: int) -> int:
-    """Return for how many steps the latest ``needed`` or more observations have all been true, or 0.
+def persists(history: History, holds: Callable[[Observation], bool], needed: int) -> int:
+    """Return for how many steps ``holds`` has been true of all of the latest observations, or 0.
 
     Args:
-        history: whose observations ``holds`` belongs to, the latest last.
-        holds: one truth value per observation, as many as there are or fewer.
+        history: whose observations are asked, the latest first, until one says no.
+        holds: what is to persist.
         needed: how many in a row there must be.
     """
     run = 0
-    for held in reversed(holds):
-        if not held:
+    for observation in reversed(history.observations):
+        if not holds(observation):
             break
         run += 1
     if run < needed:

@@ -64,7 +64,7 @@ def progress(history: History) -> Progress | None:
     settled = [loss for step, loss in history.losses[-LONG:] if step >= TRANSIENT]
     slow = _trend(settled) if len(settled) > SHORT else trend
     steps = min(len(losses), LONG)
-    noise = statistics.stdev(losses[-SHORT:])
+    noise = math.sqrt(_variance(losses[-SHORT:]))
     return Progress(steps, level, start, gain, trend.falls or slow.falls, max(trend.t, slow.t), noise)
 
 
@@ -73,11 +73,17 @@ class _Trend(NamedTuple):
     falls: bool
 
 
+def _variance(values: Sequence[float]) -> float:
+    """Return the sample variance; the standard library's is exact, and a hundred times slower."""
+    mean = statistics.fmean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
 def _trend(losses: Sequence[float]) -> _Trend:
     half = len(losses) // 2
     before, after = losses[:half], losses[half:]
     means = statistics.fmean(before), statistics.fmean(after)
-    error = math.sqrt(statistics.variance(before) / len(before) + statistics.variance(after) / len(after))
+    error = math.sqrt(_variance(before) / len(before) + _variance(after) / len(after))
     fall = means[0] - means[1]
     t = fall / error if error > 0 else math.copysign(math.inf, fall) if fall else 0.0
     return _Trend(t, t > _T and fall > _LEAST_FALL * abs(means[0]))

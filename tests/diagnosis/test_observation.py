@@ -37,6 +37,7 @@ def test_warm_up_is_a_rate_that_has_only_risen(rate, expected):
 
 def test_persistence_counts_steps_of_an_unbroken_run():
     made = history(steps=50, seen=lambda step: layers([1.0]))
-    assert persists(made, [True, False, True, True, True], 3) == 21
-    assert persists(made, [True, False, True, True, True], 4) == 0
-    assert persists(made, [True] * 4 + [False], 1) == 0
+    held = dict(zip((each.step for each in made.observations), [True, False, True, True, True], strict=True))
+    assert persists(made, lambda each: held[each.step], 3) == 21
+    assert persists(made, lambda each: held[each.step], 4) == 0
+    assert persists(made, lambda each: each is not made.observations[-1], 1) == 0

@@ -59,7 +59,7 @@ def find_dead_relu(history: History) -> Iterator[Finding]:
 def _since(history: History, name: str, threshold: float) -> int:
     first = history.observations[-1].step
     for observation in reversed(history.observations):
-        if not any(a.name == name and a.dead >= threshold * a.units for a in observation.activations):
+        if observation.dead_shares.get(name, 0.0) < threshold:
             break
         first = observation.step
     return history.observations[-1].step - first + 1

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History, Observation, persists
 from lightning_gradtools.diagnosis.progress import progress
-from lightning_gradtools.diagnosis.rules.vanishing_gradient import chain
 
 WORSE = 2.0  # times the loss of guessing
 RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
@@ -33,16 +32,15 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
     skills = [each.skill for each in history.observations if each.skill is not None]
     evidence: list[Evidence] = []
     first = max(1.0, 1 - skills[0]) if skills else 1.0
-    jumped = [each.skill is not None and 1 - each.skill > JUMP * first for each in history.observations]
-    if steps := persists(history, jumped, 2):  # one is an outlier
+    # one is an outlier
+    if steps := persists(history, lambda each: each.skill is not None and 1 - each.skill > JUMP * first, 2):
         evidence = [Evidence("loss / loss of guessing", 1 - skills[-1], JUMP * first, steps)]
     elif going is None:
         return
     elif len(skills) >= 3:
         now, start = going.gain, skills[0]
         if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
-            worse = [each.skill is not None and 1 - each.skill > WORSE for each in history.observations]
-            steps = persists(history, worse, 3)
+            steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
             if steps:
                 evidence = [Evidence("loss / loss of guessing", 1 - now, WORSE, steps)]
     elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
@@ -61,7 +59,7 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
         return
     if going is None:
         return
-    steps = persists(history, [growth(each)[0] > GROWTH for each in history.observations], 3)
+    steps = persists(history, lambda each: growth(each)[0] > GROWTH, 3)
     if steps:
         ratio, layer = growth(latest)
         sick = going.steps >= 20 and going.nothing_learned() and not history.warming_up()
@@ -75,7 +73,7 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
 
 def growth(observation: Observation) -> tuple[float, str]:
     """Return the largest norm of the loss gradient at a layer's output over that at the last layer's, and the layer."""
-    layers = chain(observation)
+    layers = observation.chain
     if not layers or not layers[-1].backward:
         return 1.0, ""
     top = max(layers, key=lambda layer: layer.backward or 0.0)

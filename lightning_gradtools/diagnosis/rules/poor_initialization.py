@@ -31,11 +31,8 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
     if not seen or seen[0].step > 0:
         return
     latest = history.observations[-1]
-    alike = [
-        layer.name
-        for layer in seen[0].layers
-        if all(any(other.name == layer.name and other.identical for other in each.layers) for each in seen[:2])
-    ]
+    identical = [{layer.name for layer in each.layers if layer.identical} for each in seen[:2]]
+    alike = [layer.name for layer in seen[0].layers if all(layer.name in each for each in identical)]
     if alike and len(seen) >= 2:
         message = (
             f"all units of {alike[0]} start with the same weights and receive the same gradient: they stay one unit"

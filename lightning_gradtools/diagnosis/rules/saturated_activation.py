@@ -1,9 +1,10 @@
 """Units that sit on a flat side of tanh, sigmoid or softmax for nearly every sample."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import ActivationObservation, History, persists
+from lightning_gradtools.diagnosis.observation import History, Observation, persists
 from lightning_gradtools.diagnosis.progress import progress
 
 WARNING, CRITICAL = 0.5, 0.95  # shares of a layer's units; half a layer: SageMaker Debugger, DeepDiagnosis
@@ -42,7 +43,7 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
             continue
         if activation.samples < _SAMPLES or not (activation.hidden or stuck):  # outputs may well be decided
             continue
-        steps = persists(history, [_over(o.activations, activation.name) for o in history.observations], 2)
+        steps = persists(history, partial(_over, activation.name), 2)
         if not steps:
             continue
         share = activation.saturated / activation.units
@@ -62,5 +63,5 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
         yield Finding(Kind.SATURATED_ACTIVATION, activation.name, latest.step, severity, evidence, message, _REMEDY)
 
 
-def _over(activations: tuple[ActivationObservation, ...], name: str) -> bool:
-    return any(a.name == name and a.saturated >= WARNING * a.units for a in activations)
+def _over(name: str, observation: Observation) -> bool:
+    return any(a.name == name and a.saturated >= WARNING * a.units for a in observation.activations)

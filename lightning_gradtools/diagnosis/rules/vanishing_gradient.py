@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History, LayerObservation, Observation, persists
+from lightning_gradtools.diagnosis.observation import History, Observation, persists
 from lightning_gradtools.diagnosis.progress import progress
 
 RATIO = 1e-3  # AutoTrainer's ratio of the first layer's gradient to the last's (Zhang et al. 2021, ICSE)
@@ -33,14 +33,9 @@ _REMEDY = (
 )
 
 
-def chain(observation: Observation) -> list[LayerObservation]:
-    """Return the layers that the loss gradient came back to, in forward order."""
-    return [layer for layer in observation.layers if layer.backward is not None]
-
-
 def end_to_end(observation: Observation) -> float:
     """Return the norm of the loss gradient at the first trained layer over the largest behind it; 1 if too short."""
-    layers = chain(observation)
+    layers = observation.chain
     trained = next((i for i, layer in enumerate(layers) if layer.trainable), None)
     if trained is None or len(layers) - trained < _LEAST_LAYERS:
         return 1.0
@@ -55,11 +50,11 @@ def find_vanishing_gradient(history: History) -> Iterator[Finding]:
     """
     if not history.observations:
         return
-    steps = persists(history, [0 < end_to_end(each) < RATIO for each in history.observations], _NEEDED)
+    steps = persists(history, lambda each: 0 < end_to_end(each) < RATIO, _NEEDED)
     if not steps:
         return
     latest = history.observations[-1]
-    layers = chain(latest)
+    layers = latest.chain
     first = next(layer for layer in layers if layer.trainable)
     ratio = end_to_end(latest)
     behind = len(layers) - layers.index(first) - 1
