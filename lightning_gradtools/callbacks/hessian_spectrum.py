@@ -23,6 +23,7 @@ from lightning_gradtools.callbacks.bulk_logging import lightning_step, log_figur
 from lightning_gradtools.callbacks.layers import LayerGrouping
 from lightning_gradtools.callbacks.observer import Observer, steps_aside
 from lightning_gradtools.callbacks.probe import first_batches, training_loss, undisturbed
+from lightning_gradtools.callbacks.spacing import Spacing
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.budget import Meter
 from lightning_gradtools.curvature.composition import Preconditioned, adam_preconditioner
@@ -33,8 +34,6 @@ from lightning_gradtools.curvature.stability import stability_bound
 from lightning_gradtools.dashboards.spectral_density import spectral_density
 from lightning_gradtools.distributed import mean_over_ranks
 
-_FIRST_LOOK = 10  # steps after which the speed of training is known well enough to plan by
-_GUESSED_COST = 60  # training steps that a computation is taken to cost until the first one is timed
 _SLOW = 5.0  # seconds after which a computation reports its progress
 
 
@@ -67,6 +66,9 @@ class HessianSpectrum(Observer):
     ``curvature/gradients``                          cost, in gradients                            always
     ``curvature/seconds``                            cost, in seconds                              always
     ``curvature/converged``                          1 if the tolerance was met, else 0            always
+    ``curvature/overhead``                           share of the training time that all           at the end, in
+                                                     computations took                             the metrics
+                                                                                                   only
     ===============================================  ============================================  ============
 
     ``trainer.callback_metrics`` holds all of them too. Densities, eigenvalues and bounds of each computation
@@ -201,11 +203,7 @@ class HessianSpectrum(Observer):
         if not self._batches:
             raise ArgumentError(f"source={self.source!r}: has no batch")
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "hessian_spectrum"
-        self._started = time.perf_counter()
-        self._first_step = lightning_step(trainer)
-        self._next = self._first_step + _FIRST_LOOK
-        self._timed = False
-        self._spent = self._cost = 0.0
+        self._spacing = Spacing(self.max_overhead, lightning_step(trainer), self.num_batches)
 
     @steps_aside
     def on_train_batch_end(
@@ -215,12 +213,12 @@ class HessianSpectrum(Observer):
         if trainer.fit_loop._should_accumulate():
             return
         step = lightning_step(trainer)  # counted from 0
-        if self.every_n_steps is not None and (step + 1) % self.every_n_steps == 0:
+        if self.every_n_steps is not None:
+            due = (step + 1) % self.every_n_steps == 0
+        else:
+            due = self._spaces_itself and self._spacing.due(step)
+        if due:
             self._compute(trainer, pl_module, step)
-        elif self._spaces_itself and step >= self._next:
-            if self._timed or self._affordable(step):
-                self._compute(trainer, pl_module, step)
-            self._next = step + self._steps_until_affordable(step)
 
     @steps_aside
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -228,23 +226,13 @@ class HessianSpectrum(Observer):
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._compute(trainer, pl_module, lightning_step(trainer))
 
+    @steps_aside
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what it has taken."""
+        publish(trainer, {"curvature/overhead": self._spacing.share})
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.release()
-
-    def _affordable(self, step: int) -> bool:
-        return self._steps_until_affordable(step) <= 1
-
-    def _steps_until_affordable(self, step: int) -> int:
-        """Return after how many steps one more computation would stay within ``max_overhead``; at least 1.
-
-        All ranks must compute at the same step, so it is counted in steps, from times averaged over ranks.
-        """
-        times = torch.tensor([time.perf_counter() - self._started, self._spent, self._cost], dtype=torch.float64)
-        elapsed, spent, latest = mean_over_ranks(times).tolist()
-        per_step: float = max((elapsed - spent) / max(step - self._first_step, 1), 1e-9)
-        cost = latest if self._timed else _GUESSED_COST * self.num_batches * per_step
-        wait: float = ((spent + cost) / self.max_overhead - elapsed - cost) / per_step
-        return max(1, math.ceil(wait))
 
     def _compute(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         start = time.perf_counter()
@@ -255,10 +243,9 @@ class HessianSpectrum(Observer):
             rank_zero_warn("HessianSpectrum: this computation was interrupted; training goes on (again to stop it)")
             return
         finally:
-            self._cost = time.perf_counter() - start
-            self._spent += self._cost
-            self.seconds += self._cost
-            self._timed = True
+            seconds = time.perf_counter() - start
+            self.seconds += seconds
+            self._spacing.charge(seconds, step)
         self._warn_beyond_bound(values)
         self.history.append((step, values))
         log_scalars(trainer, values, step)
