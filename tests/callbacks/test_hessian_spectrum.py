@@ -205,6 +205,39 @@ def test_recurrent_layers_flash_attention_and_accumulation():
     assert callback.latest.method.startswith("retained graph")
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["module", "network"])
+def test_a_compiled_module_is_probed_eagerly_and_trains_on_as_compiled(whole):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    class Compiled(Smooth):
+        def __init__(self):
+            super().__init__()
+            if whole:
+                self.net.compile(backend=backend)
+            else:
+                self.net = torch.compile(self.net, backend=backend)
+
+    eager = HessianSpectrum(every_n_steps=2, rtol=1e-5)
+    train(Smooth, eager)
+    torch.compiler.reset()
+    plain, _, _ = train(Compiled)
+    before = len(graphs)
+    callback = HessianSpectrum(every_n_steps=2, rtol=1e-5)
+    torch.compiler.reset()
+    watched, _, _ = train(Compiled, callback)
+    assert before == len(graphs) - before  # a graph for each training, none for the probes
+    assert callback.latest.method.startswith("retained graph")
+    assert [values["curvature/sharpness"] for _, values in callback.history] == pytest.approx(
+        [values["curvature/sharpness"] for _, values in eager.history], rel=1e-3
+    )
+    for ours, theirs in zip(plain.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"every_n_steps": 0}, {"max_overhead": 1.0}, {"top_k": 0}, {"which": "most"}, {"source": "test"}, {"method": "x"}],
