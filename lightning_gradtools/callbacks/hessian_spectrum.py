@@ -230,6 +230,11 @@ class HessianSpectrum(Observer):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what it has taken."""
         publish(trainer, {"curvature/overhead": self._spacing.share})
+        if self._spaces_itself and not self.history:
+            rank_zero_info(
+                f"HessianSpectrum: this run was too short for a computation within max_overhead={self.max_overhead:g}"
+                " of its time; raise it, or give every_n_steps"
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.release()

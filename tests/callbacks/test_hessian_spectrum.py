@@ -135,6 +135,15 @@ def test_density_leaves_arrays_and_a_figure(tmp_path):
     assert {"curvature/sharpness", "curvature/negative_share", "curvature/trace"} <= set(events.Tags()["scalars"])
 
 
+def test_a_run_too_short_for_its_share_is_told_so(caplog):
+    callback = HessianSpectrum()
+    with caplog.at_level("INFO"):
+        _, run, _ = train(Smooth, callback)
+    assert not callback.history
+    assert run.callback_metrics["curvature/overhead"] == 0
+    assert "too short for a computation within max_overhead=0.02" in caplog.text
+
+
 def test_an_interrupt_leaves_training_able_to_go_on(monkeypatch):
     def interrupted(self, trainer, pl_module):
         for parameter in pl_module.parameters():
