@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PROMISED = {"hessian_spectrum": "top eigenvalues", "add_to_trainer": "gradient norm of"}
+PROMISED = {
+    "add_to_trainer": "gradient norm of",
+    "hessian_spectrum": "top eigenvalues",
+    "pathology_detector": "ReLU: 0 findings",
+}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))

@@ -1,8 +1,9 @@
 """Rules, one pathology a file: a history of observations in, findings out."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from lightning_gradtools.diagnosis.finding import Finding
+from lightning_gradtools.diagnosis.finding import Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
 from lightning_gradtools.diagnosis.rules.dead_relu import find_dead_relu
 from lightning_gradtools.diagnosis.rules.exploding_gradient import find_exploding_gradient
@@ -24,6 +25,7 @@ RULES: tuple[Callable[[History], Iterator[Finding]], ...] = (
     find_oscillating_loss,
     find_stalled_training,
 )
+_CAUSE_FIRST = Remedy("Mend the layers named in the other findings first: this may follow from them.")
 
 
 def diagnose(history: History) -> list[Finding]:
@@ -32,4 +34,11 @@ def diagnose(history: History) -> list[Finding]:
     While values are not finite no other number means anything: a NaN is not above zero, and so looks dead.
     """
     nonfinite = list(find_nonfinite(history))
-    return nonfinite or [finding for rule in RULES for finding in rule(history)]
+    found = nonfinite or [finding for rule in RULES for finding in rule(history)]
+    if any(each.layer and each.severity >= Severity.WARNING for each in found):
+        return [replace(each, remedy=(_CAUSE_FIRST, *each.remedy)) if _is_stalled(each) else each for each in found]
+    return found
+
+
+def _is_stalled(finding: Finding) -> bool:
+    return finding.kind == Kind.STALLED_TRAINING

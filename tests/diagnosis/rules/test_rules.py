@@ -153,6 +153,35 @@ class TestLoss:
         assert not serious(history(skill=lambda step: 0.01, rate=lambda step: step / 1e4))
 
 
+def test_a_stall_with_a_cause_points_to_it():
+    def first_remedy(made):
+        return found(made)["stalled_training", ""].remedy[0].sentence
+
+    assert "other findings" in first_remedy(history(seen=decaying(0.1)))
+    assert "other findings" not in first_remedy(history())
+
+
+class TestSaturation:
+    def saturated(self, share, function="tanh", loss=falling, skill=lambda step: 0.6):
+        def activations(step):
+            return (ActivationObservation("act", function, 100, saturated=round(100 * share), samples=1000),)
+
+        made = history(loss=loss, skill=skill, activations=activations)
+        return {
+            severity for (kind, _), severity in ((k, f.severity) for k, f in found(made).items()) if kind[:3] == "sat"
+        }
+
+    def test_half_of_a_layer_is_worth_a_warning_only_where_nothing_is_learned(self):
+        assert self.saturated(0.6) == {Severity.INFO}
+        assert self.saturated(0.6, skill=lambda step: 0.0, loss=lambda step: 2.3) == {Severity.WARNING}
+        assert self.saturated(0.97, skill=lambda step: 0.0, loss=lambda step: 2.3) == {Severity.CRITICAL}
+
+    def test_nearly_all_of_a_layer_blocks_it_until_all_is_learned(self):
+        assert self.saturated(0.85) == {Severity.WARNING}
+        assert self.saturated(0.85, skill=lambda step: 0.95) == {Severity.INFO}
+        assert self.saturated(0.85, function="softmax") == {Severity.INFO}
+
+
 class TestInitialization:
     def test_units_that_are_all_alike(self):
         made = history(every=1, steps=20, seen=lambda s: layers([1.0] * 3, identical=True))
