@@ -167,9 +167,7 @@ class TestSaturation:
             return (ActivationObservation("act", function, 100, saturated=round(100 * share), samples=1000),)
 
         made = history(loss=loss, skill=skill, activations=activations)
-        return {
-            severity for (kind, _), severity in ((k, f.severity) for k, f in found(made).items()) if kind[:3] == "sat"
-        }
+        return {each.severity for (kind, _), each in found(made).items() if kind == "saturated_activation"}
 
     def test_half_of_a_layer_is_worth_a_warning_only_where_nothing_is_learned(self):
         assert self.saturated(0.6) == {Severity.INFO}
