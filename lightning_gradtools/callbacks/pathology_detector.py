@@ -2,6 +2,7 @@
 
 import math
 import sys
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,7 @@ class PathologyDetector(Observer):
         original = pl_module.training_step
         self._original_step = (pl_module, pl_module.__dict__.get("training_step"))
 
+        @wraps(original)  # Lightning looks at the signature to know what to pass
         def tapped(*args: Any, **kwargs: Any) -> Any:
             with tap:
                 return original(*args, **kwargs)

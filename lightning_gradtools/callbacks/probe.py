@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -123,7 +124,8 @@ def training_loss(pl_module: LightningModule, batch: Any) -> Tensor:
     name = type(pl_module).__name__
     if not pl_module.automatic_optimization:
         raise ArgumentError(f"{name}.automatic_optimization=False: its training_step cannot be run for its loss alone")
-    output = pl_module.training_step(batch, 0)
+    takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
+    output = pl_module.training_step(batch, 0) if takes_index else pl_module.training_step(batch)
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor):
         raise ArgumentError(f"{name}.training_step returned {loss!r} for the first batch: must be a loss")

@@ -195,6 +195,17 @@ def test_mixed_precision_is_probed_in_float32():
     assert callback.history[0][1]["curvature/sharpness"] == pytest.approx(float(exact[-1]), rel=1e-4)
 
 
+def test_a_training_step_without_a_batch_index():
+    class Short(Smooth):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    callback = HessianSpectrum(every_n_steps=3)
+    train(Short, callback)
+    assert callback.failure is None
+    assert callback.history
+
+
 def test_recurrent_layers_flash_attention_and_accumulation():
     class Recurrent(Regression):
         def __init__(self):

@@ -292,6 +292,14 @@ def test_it_steps_aside_when_it_fails():
     assert not any(each._forward_hooks for each in module.modules())
 
 
+def test_a_training_step_without_a_batch_index():
+    class Short(Classification):
+        def training_step(self, batch):
+            return super().training_step(batch, 0)
+
+    assert len(watch(Short(stack(nn.ReLU, 1)), steps=10).history.observations) == 5
+
+
 def test_units_are_seen_under_compile():
     module = SICK["killed units"]()
     module.net = torch.compile(module.net, backend="eager")

@@ -123,8 +123,8 @@ def test_an_interrupt_keeps_what_was_computed(gradtools_train, capsys, monkeypat
 
 
 def test_debug_groups(gradtools_train):
-    assert gradtools_train("debug=fast_dev_run") == 0
-    assert gradtools_train("debug=overfit_batches", "trainer.max_epochs=2") == 0
+    assert gradtools_train("debug=fast_dev_run", "name=one") == 0
+    assert gradtools_train("debug=overfit_batches", "trainer.max_epochs=2", "name=two") == 0
 
 
 @pytest.mark.parametrize(
