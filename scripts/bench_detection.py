@@ -5,14 +5,17 @@
     python scripts/bench_detection.py --quick                  # one seed
     python scripts/bench_detection.py --only sigmoid_10 --seed 0 -v
 
-Each recipe (`detection/sick.py`, `detection/healthy.py`) is trained twice from the same seed: once with a recorder,
-whose measurements give the labels (`detection/labels.py`) and the rivals' verdicts (`detection/rivals.py`), and once
-with `PathologyDetector` alone. The weights of the two must agree bit for bit. Runs are kept in a folder by recipe,
-seed and a digest of the code that made them, so that an interrupted benchmark goes on, and a new version of the
-detector costs only its own runs.
+Each recipe (`detection/sick.py`, `detection/healthy.py` and the held-out ones) is trained twice from the same seed:
+once with a recorder, whose measurements give the labels (`detection/labels.py`) and the rivals' verdicts
+(`detection/rivals.py`), and once with `PathologyDetector` alone. The weights of the two must agree bit for bit. Runs
+are kept in a folder by recipe, seed and a digest of the code that made them, so that an interrupted benchmark goes on,
+and a new version of the detector costs only its own runs.
 
-Half of the recipes (`--half choose`) is for choosing thresholds, the other (`--half report`) for reporting; which is
-which is the parity of a hash of the name.
+The recipes of `sick.py` and `healthy.py` (`--half choose`) are for choosing the detector's rules and thresholds, those
+of `held_out_sick.py` and `held_out_healthy.py` (`--half report`) for reporting. The detector was made to be right about
+the former, so they cannot tell how it does on a run that nobody had in mind. The latter were written without looking
+at the detector or at what it says of them, and kept or changed by the measured outcome of their runs alone. Once a rule
+was chosen by one of them they are worth no more than the former, and new ones are due.
 """
 
 import argparse

@@ -123,6 +123,54 @@ def ring(samples: int = 1024) -> Data:
     return Data(points + torch.tensor([2.0, -1.0]), points, float(points.var(dim=0).sum()))
 
 
+@lru_cache
+def iris() -> Data:
+    """All 150 flowers of 4 standardised numbers, three classes."""
+    raw = unscaled_table("iris")
+    return replace(raw, inputs=(raw.inputs - raw.inputs.mean(dim=0)) / raw.inputs.std(dim=0))
+
+
+@lru_cache
+def waves(samples: int = 512) -> Data:
+    """A smooth function of two numbers, without noise."""
+    x = 2 * torch.rand(samples, 2, generator=torch.Generator().manual_seed(0)) - 1
+    return make(x, (torch.sin(3 * x[:, :1]) * torch.cos(2 * x[:, 1:])) / 0.45)
+
+
+@lru_cache
+def recall(samples: int = 512, length: int = 12) -> Data:
+    """Sequences of noise whose first element is one of four points: which, is to be told at the end."""
+    generator = torch.Generator().manual_seed(0)
+    which = torch.randint(4, (samples,), generator=generator)
+    inputs = 0.1 * torch.randn(samples, length, 2, generator=generator)
+    inputs[:, 0] += torch.stack([which % 2, which // 2], dim=1) * 2.0 - 1.0
+    return make(inputs, which)
+
+
+@lru_cache
+def one_digit(digit: int = 9) -> Data:
+    """Is it this digit? One in ten is."""
+    return make(digits().inputs, (digits().targets == digit).long())
+
+
+@lru_cache
+def flipped_classes(name: str, share: float = 0.15) -> Data:
+    """A table of two classes, with a share of them wrong."""
+    data = table(name)
+    wrong = torch.rand(len(data.targets), generator=torch.Generator().manual_seed(0)) < share
+    return make(data.inputs, torch.where(wrong, 1 - data.targets, data.targets))
+
+
+@lru_cache
+def clusters(samples: int = 1024) -> Data:
+    """Points around three corners, for a generator to imitate; the targets are not used."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.5, 2.0]])
+    points = corners[torch.randint(3, (samples,), generator=generator)]
+    points = points + 0.1 * torch.randn(samples, 2, generator=generator)
+    return Data(points, points, float(points.var(dim=0).sum()))
+
+
 def scaled(data: Data, factor: float) -> Data:
     """Return the data with inputs multiplied."""
     return replace(data, inputs=data.inputs * factor)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -148,6 +147,9 @@ class Recipe:
         trainer: further arguments of the `Trainer`, made anew for each run.
         hard: DETECTION.md names it as a healthy run that detectors must stay silent on.
         location: module paths of a fault that sits in a known place.
+        half: `choose`, for choosing rules and thresholds, or `report`. Whoever chooses looks at the runs until the
+            detector is right about them, so what is reported comes from others: recipes that were written without
+            looking at the detector or at what it says, and that nothing was chosen by. `runs.recipes` sets it.
     """
 
     name: str
@@ -160,11 +162,7 @@ class Recipe:
     trainer: Callable[[], dict[str, Any]] = field(default=dict)
     hard: bool = False
     location: tuple[str, ...] = ()
-
-    @property
-    def half(self) -> str:
-        """`choose`, for choosing thresholds, or `report`: the parity of the name's SHA-256."""
-        return ("choose", "report")[sha256(self.name.encode()).digest()[0] % 2]
+    half: str = "choose"
 
 
 def classes(

@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from detection.healthy import HEALTHY
+from detection.held_out_healthy import HELD_OUT_HEALTHY
+from detection.held_out_sick import HELD_OUT_SICK
 from detection.recipe import Recipe
 from detection.rivals import Rivals
 from detection.sick import SICK
@@ -23,13 +26,15 @@ from lightning_gradtools.tasks.data.loading import TensorPairs, batch_loader
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "lightning_gradtools"
-RECIPES = ("data", "healthy", "networks", "recipe", "sick")
+HELD_OUT = ("held_out_healthy", "held_out_networks", "held_out_sick")
+RECIPES = ("data", "healthy", *HELD_OUT, "networks", "recipe", "sick")
 RECORDER = ("capture", "measurement", "rivals", "trace", *RECIPES)
 
 
 def recipes() -> dict[str, Recipe]:
-    """Return all recipes by name."""
-    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK)}
+    """Return all recipes by name; the held-out ones are the half to report on."""
+    held_out = [replace(recipe, half="report") for recipe in (*HELD_OUT_HEALTHY, *HELD_OUT_SICK)]
+    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *held_out)}
 
 
 def fit(recipe: Recipe, seed: int, callbacks: Sequence[Callback]) -> LightningModule:
