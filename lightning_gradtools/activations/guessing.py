@@ -1,20 +1,24 @@
 r"""How much better than guessing a prediction is: a reference that no scaling of the loss can move.
 
 The best constant prediction knows the targets' distribution and ignores the input. Its loss is, per sample: for
-cross-entropy the entropy of the classes, for squared error the variance, for binary cross-entropy the binary entropy.
+cross-entropy the entropy of the classes, for squared error the variance, for binary cross-entropy the binary entropy,
+for the absolute error the mean distance from the median.
 The *skill score* :math:`1 - L / L_{\mathrm{guess}}` is 1 for perfection, 0 for guessing, negative for worse (Murphy
 1988, Monthly Weather Review 116:2417; for squared error it is :math:`R^2`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # A few targets look more alike than they are: n of k classes seem less random by (k - 1) / 2n nats (Miller 1955).
 LEAST_TARGETS = 32
+_LEAST_BATCH = 8  # the median of fewer lies too close to each of them
 
 
 @dataclass
@@ -22,11 +26,11 @@ class Guess:
     """One loss and the moments of its targets, on the device.
 
     Attributes:
-        kind: ``"classes"``, ``"squares"`` or ``"bits"``.
+        kind: ``"classes"``, ``"squares"``, ``"bits"`` or ``"distances"``.
         loss: [] the mean loss.
         count: [] number of targets averaged over.
         first: [k] sum over samples of each target (of its one-hot code for classes).
-        second: [k] sum of squares, for squared error.
+        second: [k] sum of squares, for squared error; for distances [1] the loss of guessing, times the count.
     """
 
     kind: str
@@ -47,6 +51,8 @@ def guessing_loss(kind: str, count: Tensor, first: Tensor, second: Tensor) -> Te
     elif kind == "bits":
         p = p.clamp(0, 1)
         loss = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean()
+    elif kind == "distances":
+        loss = (second / count.clamp(min=1)).sum()
     else:
         loss = (second / count.clamp(min=1) - p.square()).clamp(min=0).mean()
     return torch.where(count < LEAST_TARGETS, torch.nan, loss)
@@ -89,11 +95,29 @@ def _bits(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> Gues
     return _moments("bits", args, kwargs, out)
 
 
+def _distances(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
+) -> Guess | None:
+    """Guess the median of the batch: the best constant for the absolute error, and nearly so for Huber's."""
+    predicted, target = _given(args, kwargs, 0, "input"), _given(args, kwargs, 1, "target")
+    mean = kwargs.get("reduction", "mean") == "mean" and len(args) <= 2 and _plain(kwargs)
+    if not mean or predicted.shape != target.shape or not target.dim() or len(target) < _LEAST_BATCH:
+        return None
+    rows = target.detach().float().reshape(len(target), -1)
+    settings = {key: kwargs[key] for key in ("beta", "delta") if key in kwargs}
+    loss = function(rows.median(0).values.expand_as(rows), rows, **settings)
+    count = torch.tensor(float(len(rows)), device=rows.device)
+    return Guess("distances", out.detach().float().mean(), count, count.reshape(1), count * loss.reshape(1))
+
+
 # Loss function in torch.nn.functional -> what to keep of a call.
 GUESSES: Mapping[str, Callable[[tuple[Any, ...], Mapping[str, Any], Tensor], Guess | None]] = {
     "cross_entropy": _classes,
     "nll_loss": _classes,
     "mse_loss": _squares,
+    "l1_loss": partial(_distances, F.l1_loss),
+    "smooth_l1_loss": partial(_distances, F.smooth_l1_loss),
+    "huber_loss": partial(_distances, F.huber_loss),
     "binary_cross_entropy": _bits,
     "binary_cross_entropy_with_logits": _bits,
 }

@@ -27,6 +27,7 @@ from lightning_gradtools.callbacks.gradient_pass import (
 from lightning_gradtools.callbacks.nonfinite_search import Origin, find_in_parameters, search
 from lightning_gradtools.callbacks.observer import Observer, steps_aside
 from lightning_gradtools.callbacks.replay_nonfinite import dump
+from lightning_gradtools.callbacks.run_length import run_lengths
 from lightning_gradtools.callbacks.step_sample import SampledParameters, StepSample, UnitBook
 from lightning_gradtools.diagnosis import Finding, Kind, Severity
 from lightning_gradtools.diagnosis.ledger import Ledger
@@ -194,6 +195,10 @@ class PathologyDetector(Observer):
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
+
+    @steps_aside
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.history.planned_steps = run_lengths(trainer, pl_module)[0]
 
     @steps_aside
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -137,6 +137,8 @@ class History:
         nonfinite: every first non-finite value so far.
         last_nonfinite: the latest step whose loss was not finite, or -1.
         reached: paths of the layers that a gradient ever reached.
+        largest_update: the largest update ratio that each layer ever had.
+        planned_steps: optimizer steps that the run is to have, None if that is not known.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -146,6 +148,8 @@ class History:
     nonfinite: list[NonfiniteEvent] = field(default_factory=list)
     last_nonfinite: int = -1
     reached: set[str] = field(default_factory=set)
+    largest_update: dict[str, float] = field(default_factory=dict)
+    planned_steps: int | None = None
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
@@ -164,7 +168,11 @@ class History:
     def add(self, observation: Observation) -> None:
         """Remember an observation."""
         self.observations.append(observation)
-        self.reached.update(layer.name for layer in observation.layers if layer.gradient)
+        for layer in observation.layers:
+            if layer.gradient:
+                self.reached.add(layer.name)
+            if layer.update_ratio > self.largest_update.get(layer.name, 0.0):
+                self.largest_update[layer.name] = layer.update_ratio
         self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
         del self.observations[: -self.MAX_OBSERVATIONS]
 
@@ -178,6 +186,16 @@ class History:
     def skill(self, count: int = 5) -> float | None:
         """Return the median skill of the latest ``count`` observations that have one."""
         known = [each.skill for each in self.observations[-count:] if each.skill is not None]
+        return statistics.median(known) if known else None
+
+    def guessing_loss(self) -> float | None:
+        """Return the loss of guessing on the scale of the losses, None where it is not known."""
+        losses = dict(self.losses)
+        known = [
+            losses[each.step] / (1 - each.skill)
+            for each in self.observations
+            if each.skill is not None and each.skill < 1 and each.step in losses
+        ]
         return statistics.median(known) if known else None
 
     def warming_up(self) -> bool:
@@ -208,6 +226,8 @@ class History:
             [NonfiniteEvent(**each) for each in state["nonfinite"]],
             state["last_nonfinite"],
             set(state["reached"]),
+            dict(state["largest_update"]),
+            state["planned_steps"],
         )
 
 

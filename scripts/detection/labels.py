@@ -188,7 +188,8 @@ def _vanishing(run: Run, moments: Sequence[Moment], twin: Run, relative: float, 
             return []
         shares = {name: norm / last for name, norm in norms.items() if name not in cut}
         limit = 1e-3 if strict or not harmed else 1e-2
-        return [name for name, share in shares.items() if share < 1e-2] if min(shares.values()) < limit else []
+        least = min(shares.values(), default=1.0)
+        return [name for name, share in shares.items() if share < 1e-2] if least < limit else []
 
     return _graded("vanishing_gradient", moments, layers, harmed)
 

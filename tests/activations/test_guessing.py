@@ -46,6 +46,18 @@ def test_moments_over_batches_give_the_loss_of_the_best_constant(name, target, s
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("l1_loss", {}), ("smooth_l1_loss", {"beta": 0.3}), ("huber_loss", {"delta": 2.0})]
+)
+def test_the_median_of_each_batch_is_nearly_the_best_constant_for_distances(name, settings):
+    function = getattr(F, name)
+    parts = [GUESSES[name]((t + 1, t), settings, function(t + 1, t, **settings)) for t in NUMBERS.split(30)]
+    sums = [sum(getattr(part, what) for part in parts) for what in ("count", "first", "second")]
+    best = best_constant(lambda constant: function(constant, NUMBERS, **settings), (3,))
+    assert guessing_loss(parts[0].kind, *sums).item() == pytest.approx(best, rel=0.05)
+    assert parts[0].loss.item() == pytest.approx(function(NUMBERS + 1, NUMBERS, **settings).item(), rel=1e-5)
+
+
 def test_ignored_targets_do_not_count():
     target = torch.tensor([0, 1, -100, 1])
     scores = torch.randn(4, 2)

@@ -18,6 +18,7 @@ _WINDOW = 50
 AUTOCORRELATION = -0.5  # 3.5 standard errors (1 / sqrt(50)) of that of noise
 SWING = 0.1  # standard deviation / mean
 MOVE = 0.2  # of the loss of guessing, from step to step
+WORSE = 1.2  # times the loss of guessing
 
 _REMEDY = (
     Remedy("Lower the learning rate threefold.", ("optimizer.lr=0.003",)),
@@ -47,10 +48,11 @@ def find_oscillating_loss(history: History) -> Iterator[Finding]:
         return
     moves = [after - before for before, after in pairwise(losses)]
     correlation, move = lag_one(losses), statistics.median(map(abs, moves))
-    guess = going.level / (1 - going.gain) if going.gain < 1 else going.start
+    guess = history.guessing_loss() or going.start
     turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
     alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
-    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0  # noise of batches is around what was learned
+    # The noise of batches, too, moves the loss to and fro, but around what was learned.
+    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0 and mean >= WORSE * guess
     if not alternates and not jumps:
         return
     severity = Severity.INFO if going.improving or going.gain > 0.9 else Severity.WARNING

@@ -44,7 +44,8 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
     going = progress(history)
     sick = going is not None and (
         (going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up())
-        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
+        # it comes down, from too high up
+        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS and 1 - (latest.skill or 0.0) > LOSS)
     )
     severity = Severity.WARNING if sick else Severity.INFO
     signals = {layer.name: layer.signal for layer in seen[0].layers if layer.signal is not None and layer.signal > 0}

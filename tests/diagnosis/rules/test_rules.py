@@ -1,6 +1,7 @@
 """Each rule on made-up numbers: what it is to find, and what it must not take for it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from histories import falling, history, layers, noise
@@ -159,6 +160,40 @@ def test_a_stall_with_a_cause_points_to_it():
 
     assert "other findings" in first_remedy(history(seen=decaying(0.1)))
     assert "other findings" not in first_remedy(history())
+
+
+class TestStalled:
+    def planned(self, steps=100, **settings):
+        made = history(every=5, **settings)
+        made.planned_steps = steps
+        return made
+
+    def test_weights_that_cannot_get_anywhere(self):
+        def seen(step, slow=1e-9, fast=1e-9):
+            still = layers([1.0] * 2, update=slow)
+            return (*[replace(each, name=f"net.slow.{each.name}") for each in still], *layers([1.0] * 2, update=fast))
+
+        stands = found(self.planned(loss=falling, seen=seen))["stalled_training", ""]
+        assert "1.0e-07 of themselves in all 100 steps" in stands.message
+        partly = self.planned(loss=falling, seen=lambda step: seen(step, fast=1e-2))
+        assert serious(partly) == {("stalled_training", "net.slow")}
+        assert not serious(self.planned(loss=falling, seen=lambda step: seen(step, 1e-2 if step == 0 else 0.0, 1e-2)))
+        assert not serious(history(loss=falling, every=5, seen=seen)), "the run has no end that is known"
+
+    def test_a_learning_rate_that_fades_before_anything_is_learned(self):
+        def rate(step):
+            return 0.1 * 0.3**step
+
+        early = self.planned(1000, skill=lambda step: 0.2, rate=rate)
+        assert "has faded" in found(early)["stalled_training", ""].message
+        assert not serious(self.planned(300, skill=lambda step: 0.2, rate=rate)), "a third of the run is over"
+        assert not serious(self.planned(1000, skill=lambda step: 0.6, rate=rate))
+
+    def test_half_of_the_run_for_next_to_nothing(self):
+        made = self.planned(120, loss=falling, skill=lambda step: 0.06)
+        assert "after 83% of the run" in found(made)["stalled_training", ""].message
+        assert not serious(self.planned(300, loss=falling, skill=lambda step: 0.06))
+        assert not serious(self.planned(120, loss=falling, skill=lambda step: 0.15))
 
 
 class TestSaturation:
