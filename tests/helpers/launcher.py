@@ -1,5 +1,6 @@
 """Runs a function in several processes that can talk to each other, as ranks of one job."""
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,8 +18,11 @@ def launch(work: Callable[..., Any], *args: Any, world_size: int = 2) -> list[An
     port is needed; the environment is torchrun's, so a Lightning Trainer with ``devices=world_size`` joins
     it.
     """
+    # Ranks are forked from a server that has imported what they need, once for all calls: importing takes a process
+    # longer than most of them run.
+    multiprocessing.set_forkserver_preload(["lightning_gradtools.callbacks", "lightning_gradtools.tasks"])
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (work, args, world_size, folder), nprocs=world_size)
+        mp.start_processes(_rank, (work, args, world_size, folder), nprocs=world_size, start_method="forkserver")
         return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(world_size)]
 
 

@@ -1,28 +1,15 @@
-import json
-import os
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
+import task_cases
+from launcher import launch
 
 from lightning_gradtools.tasks import TabularData
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    script = Path(__file__).with_name("two_ranks.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+def ranks():
+    return launch(task_cases.two_ranks)
 
 
 def test_an_epoch_shows_each_sample_to_one_rank_once(ranks):

@@ -1,10 +1,7 @@
-"""Run by test_two_ranks.py under torch.distributed.run: one line of JSON from each rank and strategy."""
+"""Runs on two ranks that tests/tasks/test_two_ranks.py looks at, one for each strategy."""
 
-import json
 import logging
-import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -22,8 +19,6 @@ from lightning_gradtools.tasks import (
     TabularData,
     TextData,
 )
-
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 class Inputs(Callback):
@@ -101,12 +96,12 @@ def text(strategy):
     }
 
 
-results = {
-    "tabular": tabular(),
-    "too_large": too_large(),
-    "ddp": text("ddp"),
-    "fsdp2": text(ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)),
-}
-rank = torch.distributed.get_rank()
-Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(results))
-torch.distributed.destroy_process_group()
+def two_ranks():
+    """Run everything on this rank of two."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    return {
+        "tabular": tabular(),
+        "too_large": too_large(),
+        "ddp": text("ddp"),
+        "fsdp2": text(ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)),
+    }
