@@ -11,11 +11,12 @@ once with a recorder, whose measurements give the labels (`detection/labels.py`)
 are kept in a folder by recipe, seed and a digest of the code that made them, so that an interrupted benchmark goes on,
 and a new version of the detector costs only its own runs.
 
-The recipes of `sick.py` and `healthy.py` (`--half choose`) are for choosing the detector's rules and thresholds, those
-of `held_out_sick.py` and `held_out_healthy.py` (`--half report`) for reporting. The detector was made to be right about
-the former, so they cannot tell how it does on a run that nobody had in mind. The latter were written without looking
-at the detector or at what it says of them, and kept or changed by the measured outcome of their runs alone. Once a rule
-was chosen by one of them they are worth no more than the former, and new ones are due.
+The recipes of `sick.py`, `healthy.py`, `more_sick.py` and `more_healthy.py` (`--half choose`) are for choosing the
+detector's rules and thresholds, those of `held_out_sick.py` and `held_out_healthy.py` (`--half report`) for reporting.
+The detector was made to be right about the former, so they cannot tell how it does on a run that nobody had in mind.
+The latter were written without looking at the detector or at what it says of them, and kept or changed by the measured
+outcome of their runs alone. They are the second such set: the first was reported on, then looked at run by run, and
+is now `more_sick.py` and `more_healthy.py`. Once a rule was chosen by one of the second set, a third is due.
 """
 
 import argparse

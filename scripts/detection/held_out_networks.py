@@ -1,314 +1,253 @@
 """Networks that only the held-out recipes train."""
 
-import copy
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detection.networks import constant, dense, initialized
+from detection.networks import dense
 
 
-class Apply(nn.Module):
-    """Any function as a layer."""
+class Mixer(nn.Module):
+    """Dense layers over the rows of a digit, then over its columns, many times (Tolstikhin et al., arXiv:2105.01601).
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class ConvNet(nn.Module):
-    """Convolutions with a functional activation, pooled to 4x4 after the first, and a linear output on all of it."""
-
-    def __init__(self, channels: Sequence[int], activation: Callable[[Tensor], Tensor] = F.relu) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise([1, *channels])
-        )
-        self.output = nn.Linear(16 * channels[-1], 10)
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        for index, convolution in enumerate(self.convolutions):
-            x = self.activation(convolution(x))
-            if index == 0:
-                x = F.max_pool2d(x, 2)
-        y: Tensor = self.output(x.flatten(1))
-        return y
-
-
-class ResidualConvNet(nn.Module):
-    """x + f(x) with two convolutions in f: with batch norm, or without it and each f times ``gain``."""
-
-    def __init__(self, depth: int, width: int = 8, norm: bool = True, gain: float = 1.0) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1)
-
-        def convolution() -> list[nn.Module]:
-            return [nn.Conv2d(width, width, 3, padding=1), *([nn.BatchNorm2d(width)] if norm else [])]
-
-        self.blocks = nn.ModuleList(nn.Sequential(*convolution(), nn.ReLU(), *convolution()) for _ in range(depth))
-        self.output = nn.Linear(width, 10)
-        if not norm:
-            for block in self.blocks:
-                initialized(block, lambda w: nn.init.kaiming_normal_(w).mul_(gain))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for block in self.blocks:
-            x = x + block(x)
-        y: Tensor = self.output(x.relu().mean(dim=(2, 3)))
-        return y
-
-
-class Block(nn.Module):
-    """Self-attention and two dense layers, each optionally with a skip connection and a layer norm before it."""
-
-    def __init__(self, width: int, heads: int, residual: bool, norm: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.mix = (nn.Linear(width, width) for _ in range(4))
-        self.dense = dense([width, 2 * width, width], nn.GELU)
-        self.first, self.second = (nn.LayerNorm(width) if norm else nn.Identity() for _ in range(2))
-        self.residual = residual
-
-    def attention(self, x: Tensor) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = (
-            f(x).view(batch, time, self.heads, width // self.heads).transpose(1, 2)
-            for f in (self.query, self.key, self.value)
-        )
-        weights = (q @ k.transpose(2, 3) / (width // self.heads) ** 0.5).softmax(dim=-1)
-        y: Tensor = self.mix((weights @ v).transpose(1, 2).reshape(batch, time, width))
-        return y
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.attention(self.first(x))
-        x = x + h if self.residual else h
-        y: Tensor = self.dense(self.second(x))
-        return x + y if self.residual else y
-
-
-class Encoder(nn.Module):
-    """A transformer that reads the rows of a digit; (batch, 8, 8) to (batch, 10)."""
+    ``branch`` is what happens to the second layer's output before it is added.
+    """
 
     def __init__(
         self,
         depth: int,
-        width: int = 24,
+        activation: Callable[[], nn.Module] = nn.GELU,
         residual: bool = True,
-        norm: bool = True,
-        between: Callable[[Tensor], Tensor] | None = None,
+        branch: Callable[[Tensor], Tensor] = lambda h: h,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Linear(8, width)
-        self.position = nn.Parameter(0.3 * torch.randn(8, width))
-        self.blocks = nn.ModuleList(Block(width, 2, residual, norm) for _ in range(depth))
-        self.output = nn.Linear(width, 10)
-        self.between = between
+        self.embedding = nn.Linear(8, 16)
+        self.over_rows = nn.ModuleList(dense([8, 16, 8], activation) for _ in range(depth))
+        self.over_columns = nn.ModuleList(dense([16, 32, 16], activation) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(16) if residual else nn.Identity() for _ in range(2 * depth))
+        self.output = nn.Linear(16, 10)
+        self.residual, self.branch = residual, branch
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embedding(x) + self.position
-        for block in self.blocks:
-            x = block(x)
-            if self.between is not None:
-                x = self.between(x)
+        x = self.embedding(x)
+        for index, (rows, columns) in enumerate(zip(self.over_rows, self.over_columns, strict=True)):
+            h = rows(self.norms[2 * index](x).transpose(1, 2)).transpose(1, 2)
+            x = x + h if self.residual else h
+            h = self.branch(columns(self.norms[2 * index + 1](x)))
+            x = x + h if self.residual else h
         y: Tensor = self.output(x.mean(dim=1))
         return y
 
 
-class Unrolled(nn.Module):
-    """An Elman network written as a loop; the recurrent matrix is orthogonal times ``gain``."""
+class Gated(nn.Module):
+    """Residual blocks of two layers whose product is a third one's input, one of them through SiLU."""
 
-    def __init__(
-        self, features: int, classes: int, gain: float, activation: Callable[[Tensor], Tensor] = torch.tanh
-    ) -> None:
+    def __init__(self, features: int, outputs: int, depth: int, width: int = 24) -> None:
         super().__init__()
-        self.read = nn.Linear(features, 32)
-        self.recur = nn.Linear(32, 32, bias=False)
-        self.output = nn.Linear(32, classes)
-        nn.init.orthogonal_(self.recur.weight, gain)
-        self.activation = activation
+        self.input = nn.Linear(features, width)
+        self.gates, self.values, self.mixes = (
+            nn.ModuleList(nn.Linear(width, width) for _ in range(depth)) for _ in range(3)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
+        self.output = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        state = x.new_zeros(len(x), 32)
-        for now in x.unbind(dim=1):
-            state = self.activation(self.read(now) + self.recur(state))
-        y: Tensor = self.output(state)
+        x = self.input(x)
+        for norm, gate, value, mix in zip(self.norms, self.gates, self.values, self.mixes, strict=True):
+            h = norm(x)
+            x = x + mix(F.silu(gate(h)) * value(h))
+        y: Tensor = self.output(x)
         return y
 
 
-class Stacked(nn.Module):
-    """Recurrent layers on top of each other, and a linear output on the last state."""
+class SqueezeExcite(nn.Module):
+    """A convolution whose channels are weighed by sigmoid gates that see the mean over space."""
 
-    def __init__(
-        self, cell: Callable[..., nn.Module], features: int, classes: int, layers: int, scale: float = 1.0
-    ) -> None:
+    def __init__(self, channels: int = 12) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(cell(24 if i else features, 24, batch_first=True) for i in range(layers))
-        self.output = nn.Linear(24, classes)
-        for parameter in self.cells.parameters():
-            parameter.data.mul_(scale)
+        self.first, self.second = nn.Conv2d(1, channels, 3, padding=1), nn.Conv2d(channels, channels, 3, padding=1)
+        self.gate = dense([channels, 4, channels], nn.SiLU)
+        self.output = nn.Linear(16 * channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        for cell in self.cells:
-            x = cell(x)[0]
-        y: Tensor = self.output(x[:, -1])
+        h = self.second(F.leaky_relu(self.first(x)))
+        h = h * self.gate(h.mean(dim=(2, 3))).sigmoid()[:, :, None, None]
+        y: Tensor = self.output(F.max_pool2d(F.leaky_relu(h), 2).flatten(1))
         return y
 
 
-class Bag(nn.Module):
-    """Embeddings of characters, what ``read`` makes of them, their mean, and two dense layers."""
+class Concatenating(nn.Module):
+    """Each layer sees the input and what every layer before it gave (Huang et al., arXiv:1608.06993)."""
 
-    def __init__(self, vocabulary: int, classes: int, read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, features: int, outputs: int, depth: int, growth: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(features + growth * i, growth) for i in range(depth))
+        self.output = nn.Linear(features + growth * depth, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, layer(x).relu()], dim=1)
+        y: Tensor = self.output(x)
+        return y
+
+
+class Adding(nn.Module):
+    """x + f(x) without norm, f one layer and an activation; ``gain`` times Glorot's weights."""
+
+    def __init__(
+        self, features: int, outputs: int, depth: int, activation: Callable[[], nn.Module], gain: float
+    ) -> None:
+        super().__init__()
+        self.input = nn.Linear(features, 24)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(24, 24), activation()) for _ in range(depth))
+        self.output = nn.Linear(24, outputs)
+        for block in self.blocks:
+            nn.init.xavier_normal_(block[0].weight.data).mul_(gain)  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.input(x)
+        for block in self.blocks:
+            x = x + block(x)
+        y: Tensor = self.output(x)
+        return y
+
+
+class Maxout(nn.Module):
+    """The largest of three linear functions for each hidden unit (Goodfellow et al., arXiv:1302.4389)."""
+
+    def __init__(self, features: int, outputs: int, width: int = 12) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(features, 3 * width), nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.output(self.hidden(x).unflatten(1, (-1, 3)).amax(dim=2))
+        return y
+
+
+class Grams(nn.Module):
+    """Embeddings of three characters next to each other through ``head``, the mean over places, a linear output."""
+
+    def __init__(self, vocabulary: int, classes: int, head: nn.Module, width: int = 24) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, 8)
+        self.head = head
+        self.output = nn.Linear(width, classes)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        grams = self.embedding(ids).unfold(1, 3, 1).flatten(2)
+        y: Tensor = self.output(self.head(grams).mean(dim=1))
+        return y
+
+
+class AttentionPool(nn.Module):
+    """A mean of embeddings with weights from a softmax of ``sharpness`` times a linear score."""
+
+    def __init__(self, vocabulary: int, classes: int, sharpness: float = 1.0) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, 16)
-        self.head = dense([16, 24, classes])
-        self.read = read
+        self.score = nn.Linear(16, 1)
+        self.softmax = nn.Softmax(dim=1)
+        self.output = nn.Linear(16, classes)
+        self.sharpness = sharpness
 
     def forward(self, ids: Tensor) -> Tensor:
-        y: Tensor = self.head(self.read(self.embedding, ids).mean(dim=1))
+        h = self.embedding(ids)
+        weights = self.softmax(self.sharpness * self.score(h).squeeze(2))
+        y: Tensor = self.output((weights[:, :, None] * h).sum(dim=1))
         return y
 
 
-class SparseLogits(nn.Module):
-    """Each character votes for the classes: a sum of embeddings with sparse gradients is the output."""
+class Reader(nn.Module):
+    """A recurrent cell over embedded characters, the mean of its states and a linear output."""
 
-    def __init__(self, vocabulary: int, classes: int) -> None:
+    def __init__(self, vocabulary: int, classes: int, cell: Callable[..., nn.Module], scale: float = 1.0) -> None:
         super().__init__()
-        self.votes = nn.Embedding(vocabulary, classes, sparse=True)
+        self.embedding = nn.Embedding(vocabulary, 12)
+        self.embedding.weight.data.mul_(scale)
+        self.cell = cell(12, 16, batch_first=True)
+        both = 2 if getattr(self.cell, "bidirectional", False) else 1
+        self.output = nn.Linear(16 * both, classes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        y: Tensor = self.votes(ids).sum(dim=1)
+        y: Tensor = self.output(self.cell(self.embedding(ids))[0].mean(dim=1))
         return y
 
 
-class Experts(nn.Module):
-    """Four networks of which a gate weighs the outputs, or takes one: then the gate has no gradient."""
-
-    def __init__(self, features: int, classes: int, hard: bool = False) -> None:
-        super().__init__()
-        self.gate = nn.Linear(features, 4)
-        self.experts = nn.ModuleList(dense([features, 16, classes]) for _ in range(4))
-        self.hard = hard
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = self.gate(x)
-        weights = F.one_hot(weights.argmax(dim=1), 4).to(x.dtype) if self.hard else weights.softmax(dim=1)
-        outputs = torch.stack([expert(x) for expert in self.experts], dim=1)
-        return (weights[:, :, None] * outputs).sum(dim=1)
-
-
-class LowRank(nn.Module):
-    """A frozen random layer with a trained correction of low rank: its second factor starts at zero, or both do."""
-
-    def __init__(self, both_zero: bool = False) -> None:
-        super().__init__()
-        self.base = nn.Linear(64, 96).requires_grad_(False)
-        self.down, self.up = nn.Linear(64, 4, bias=False), nn.Linear(4, 96, bias=False)
-        initialized(self.up, constant(0.0))
-        if both_zero:
-            initialized(self.down, constant(0.0))
-        self.output = nn.Linear(96, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.output(F.relu(self.base(x) + self.up(self.down(x))))
-        return y
-
-
-class FrozenEncoder(nn.Module):
-    """Convolutions that are not trained, and two dense layers that are."""
+class Reservoir(nn.Module):
+    """A random recurrent cell that is not trained, and a readout of all its states that is."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-        self.encoder.requires_grad_(False)
-        self.head = dense([12 * 16, 32, 10], nn.SiLU)
+        self.cell = nn.RNN(8, 64, batch_first=True).requires_grad_(False)
+        self.readout = dense([8 * 64, 24, 10], nn.Tanh)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.head(self.encoder(x))
+        y: Tensor = self.readout(self.cell(x)[0].flatten(1))
         return y
 
 
-class ReZero(nn.Module):
-    """x + a f(x) with a trained number a that starts at 0 (Bachlechner et al. 2020, arXiv:2003.04887)."""
+class PostNorm(nn.Module):
+    """PyTorch's own transformer layers, norm after the skip connection, over the rows of a digit."""
 
-    def __init__(self, features: int, classes: int, depth: int, width: int = 24) -> None:
+    def __init__(self, depth: int, activation: str = "relu") -> None:
         super().__init__()
-        self.input = nn.Linear(features, width)
-        self.blocks = nn.ModuleList(dense([width, width, width], nn.Tanh) for _ in range(depth))
-        self.strength = nn.Parameter(torch.zeros(depth))
-        self.output = nn.Linear(width, classes)
+        self.embedding = nn.Linear(8, 24)
+        self.position = nn.Parameter(0.3 * torch.randn(8, 24))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(24, 3, 48, dropout=0.0, activation=activation, batch_first=True)
+            for _ in range(depth)
+        )
+        self.output = nn.Linear(24, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.input(x)
-        for strength, block in zip(self.strength, self.blocks, strict=True):
-            x = x + strength * block(x)
-        y: Tensor = self.output(x)
+        x = self.embedding(x) + self.position
+        for layer in self.layers:
+            x = layer(x)
+        y: Tensor = self.output(x[:, 0])
         return y
 
 
-class Highway(nn.Module):
-    """Layers that mostly copy their input at first: g f(x) + (1 - g) x, the gate g near 0.05."""
+class Variational(nn.Module):
+    """An autoencoder with a random code; the output is the image, the code's means and its log variances."""
 
-    def __init__(self, features: int, classes: int, depth: int, width: int = 24) -> None:
+    def __init__(self, code: int = 8) -> None:
         super().__init__()
-        self.input = nn.Linear(features, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.gates = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.output = nn.Linear(width, classes)
-        for gate in self.gates:
-            initialized(gate, lambda w: w, -3.0)
+        self.encoder = dense([64, 48, 2 * code], nn.ELU)
+        self.decoder = dense([code, 48, 64], nn.ELU)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.input(x)
-        for layer, gate in zip(self.layers, self.gates, strict=True):
-            g = gate(x).sigmoid()
-            x = g * layer(x).relu() + (1 - g) * x
-        y: Tensor = self.output(x)
-        return y
+        mean, log_variance = self.encoder(x).chunk(2, dim=1)
+        code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        return torch.cat([self.decoder(code), mean, log_variance], dim=1)
 
 
-class TiedAutoencoder(nn.Module):
-    """The decoder is the encoder's matrix transposed."""
-
-    def __init__(self, code: int = 16) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(64, code)
-        self.bias = nn.Parameter(torch.zeros(64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.elu(self.encoder(x)), self.encoder.weight.t(), self.bias)
-
-
-class WithFrozenCopy(nn.Module):
-    """A network that keeps a copy of its first weights, as averages of weights do; no forward calls it."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.trained = net
-        self.kept = copy.deepcopy(net).requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.trained(x)
-        return y
-
-
-class UnusedLayer(nn.Module):
-    """Two recurrent layers side by side; by mistake the output reads the first one's state twice."""
+class Codebook(nn.Module):
+    """An autoencoder whose code is the nearest of 16 learnt vectors. Without a bypass, nothing trains its encoder."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.forwards, self.backwards = (nn.GRU(8, 24, batch_first=True) for _ in range(2))
-        self.output = nn.Linear(48, 10)
+        self.encoder = dense([64, 32, 4], nn.Tanh)
+        self.entries = nn.Embedding(16, 4)
+        self.decoder = dense([4, 48, 64], nn.Tanh)
 
     def forward(self, x: Tensor) -> Tensor:
-        forwards, _ = self.forwards(x)
-        self.backwards(x.flip(1))
-        y: Tensor = self.output(torch.cat([forwards[:, -1], forwards[:, -1]], dim=1))
+        nearest = torch.cdist(self.encoder(x), self.entries.weight).argmin(dim=1)
+        y: Tensor = self.decoder(self.entries(nearest))
+        return y
+
+
+class FirstStates(nn.Module):
+    """Two recurrent layers, of which the output by mistake reads the first one's states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = nn.LSTM(8, 24, batch_first=True), nn.LSTM(24, 24, batch_first=True)
+        self.output = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lower, _ = self.lower(x)
+        self.upper(lower)
+        y: Tensor = self.output(lower[:, -1])
         return y

@@ -9,12 +9,28 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detection import data
-from detection.healthy import DIGITS
 from detection.held_out_healthy import (
+    Make,
+    NormalisedAdversarial,
+    arc,
+    half_image,
+    parity,
+    petal,
+)
+from detection.held_out_networks import (
+    Adding,
+    AttentionPool,
+    Codebook,
+    FirstStates,
+    Grams,
+    Mixer,
+    PostNorm,
+    Reader,
+)
+from detection.more_healthy import (
     adagrad,
     adamw,
     biased,
@@ -23,24 +39,15 @@ from detection.held_out_healthy import (
     gpt,
     pixels,
     rmsprop,
+    short_text,
     small_gpt,
     wine,
-    with_targets,
 )
-from detection.held_out_networks import (
-    Apply,
-    Bag,
-    ConvNet,
-    Encoder,
-    Experts,
-    LowRank,
-    ResidualConvNet,
-    Stacked,
-    Unrolled,
-    UnusedLayer,
-)
-from detection.networks import FunctionalMLP, constant, dense, he, initialized, xavier
-from detection.recipe import Adversarial, Recipe, adam, classes, cross_entropy, numbers, sgd
+from detection.more_networks import Apply, ConvNet, Stacked, Unrolled
+from detection.more_sick import layers, scaled_layer
+from detection.networks import constant, dense, he, initialized, xavier
+from detection.recipe import Recipe, adam, classes, numbers, sgd
+from lightning_gradtools.tasks.networks import CNN
 
 
 def _recipe(
@@ -51,524 +58,335 @@ def _recipe(
     *,
     data: Callable[[], data.Data],
     twin: str,
-    make: Any = classes,
+    make: Make = classes,
     **more: Any,
 ) -> Recipe:
     settings = {key: more.pop(key) for key in ("loss", "schedule", "corrupt") if key in more}
     return Recipe(name, make(net, optimizer, **settings), data, twin, fault, **more)
 
 
-on_wine = partial(_recipe, data=wine, twin="wine", batch_size=16)
-on_iris = partial(_recipe, data=data.iris, twin="iris", batch_size=16)
-on_cancer = partial(_recipe, data=cancer, twin="breast_cancer", batch_size=32)
-on_diabetes = partial(_recipe, data=diabetes, twin="diabetes", batch_size=32, make=numbers)
-on_waves = partial(_recipe, data=data.waves, twin="waves", make=numbers)
-on_digits = partial(_recipe, data=data.digits, twin="mlp_adam", steps=200)
-on_pixels = partial(_recipe, data=pixels, twin="pixels", steps=200)
-on_images = partial(_recipe, data=data.digit_images, twin="cnn_plain", batch_size=32, steps=150)
-on_rows = partial(_recipe, data=data.digit_rows, twin="lstm", steps=150)
+on_wine = partial(_recipe, data=wine, twin="wine", batch_size=16, steps=200)
+on_iris = partial(_recipe, data=data.iris, twin="iris", batch_size=16, steps=200)
+on_cancer = partial(_recipe, data=cancer, twin="breast_cancer", batch_size=32, steps=200)
+on_diabetes = partial(_recipe, data=diabetes, twin="diabetes", batch_size=32, make=numbers, steps=200)
+on_petal = partial(_recipe, data=petal, twin="petal", batch_size=16, make=numbers, steps=200)
+on_waves = partial(_recipe, data=data.waves, twin="waves", make=numbers, steps=200)
+on_digits = partial(_recipe, data=data.digits, twin="mlp_adam", steps=150)
+on_parity = partial(_recipe, data=parity, twin="parity", steps=150)
+on_halves = partial(_recipe, data=half_image, twin="half_image", make=numbers, steps=150)
+on_images = partial(_recipe, data=data.digit_images, twin="cnn_plain", batch_size=32, steps=120)
+on_rows = partial(_recipe, data=data.digit_rows, twin="attention", steps=120)
 on_recall = partial(_recipe, data=data.recall, twin="recall", steps=150)
-on_bags = partial(_recipe, data=data.bags, twin="sparse_embedding", steps=200)
-reconstructing = partial(_recipe, data=data.digit_reconstruction, twin="autoencoder", make=numbers, steps=200)
+on_bags = partial(_recipe, data=data.bags, twin="sparse_embedding", steps=150)
+reconstructing = partial(_recipe, data=data.digit_reconstruction, twin="autoencoder", make=numbers, steps=150)
 
 
-def at(step: int, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Any:
-    """Return what changes the batch of one step."""
-    return lambda x, y, now: change(x, y) if now == step else (x, y)
+def positive(weight: Tensor) -> Tensor:
+    """Weights between 0 and 1."""
+    return nn.init.uniform_(weight)
 
 
-def first_is(value: float) -> Callable[[Tensor], Tensor]:
-    """Return what replaces the first number of a batch."""
-
-    def change(x: Tensor) -> Tensor:
-        x = x.clone()
-        x.view(-1)[0] = value
-        return x
-
-    return change
+def orthogonal(gain: float) -> Callable[[Tensor], Tensor]:
+    return lambda weight: nn.init.orthogonal_(weight, gain)
 
 
-def swapped(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets shuffled apart, as two loaders that each shuffle do."""
-    return x[torch.randperm(len(x))], y
-
-
-def distances(output: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus distances between outputs: the root of a sample's distance to itself has no gradient."""
-    apart = (output[:, None] - output[None]).square().sum(dim=-1).sqrt()
-    return cross_entropy(output, target) - 1e-3 * apart.mean()
-
-
-def entropy_by_hand(output: Tensor, target: Tensor) -> Tensor:
-    """Two logarithms of probabilities that reach exactly 0 and 1."""
-    p = output.softmax(dim=-1)[:, 1]
-    t = target.to(p.dtype)
-    return -(t * p.log() + (1 - t) * (1 - p).log()).mean()
-
-
-def layers(features: int, width: int, depth: int, outputs: int, activation: Any) -> nn.Module:
-    return dense([features] + [width] * depth + [outputs], activation)
-
-
-def scaled_layer(net: nn.Module, path: str, factor: float) -> nn.Module:
-    """Return the network with the weights of one layer multiplied."""
-    with torch.no_grad():
-        net.get_submodule(path).weight.mul_(factor)  # type: ignore[operator]
+def mostly_dead_channels() -> nn.Module:
+    """Six of eight channels never fire."""
+    net = ConvNet([8, 8])
+    net.convolutions[1].bias.data[:6] = -40.0  # type: ignore[operator]
     return net
 
 
-def after(net: Any, function: Callable[[Tensor], Tensor], place: int) -> nn.Module:
-    """Return the sequence with a function put before one of its layers."""
-    children = list(net.children())
-    return nn.Sequential(*children[:place], Apply(function), *children[place:])
-
-
-def detour(x: Tensor) -> Tensor:
-    """Through NumPy and back, as a preprocessing step in the middle of a network does."""
-    return torch.from_numpy(x.detach().numpy().copy())
-
-
-def mostly_dead() -> nn.Module:
-    """A hidden layer of which two thirds never fire; the others learn the task."""
-    net = initialized(dense([64, 96, 32, 10]), he())
-    with torch.no_grad():
-        net.get_submodule("0").bias[:64].fill_(-30.0)  # type: ignore[index]
+def biases_of_both_signs() -> nn.Module:
+    """Hidden units that are stuck at -1 or at 1."""
+    net = dense([4, 24, 24, 3], nn.Tanh)
+    for index in (0, 2):
+        bias = net.get_submodule(str(index)).bias
+        bias.data = 9.0 * torch.randn_like(bias).sign()  # type: ignore[arg-type]
     return net
 
 
-def negative_weights() -> nn.Module:
-    """Weights below zero on pixels that are not: no unit ever fires."""
-    net = dense(DIGITS)
-    initialized(net.get_submodule("0"), lambda w: w.abs_().neg_())
-    return net
+def step_function(h: Tensor) -> Tensor:
+    return (h > 0).to(h.dtype)
 
 
-def large_attention() -> nn.Module:
-    net = Encoder(1, norm=False)
-    for block in net.blocks:
-        for part in ("query", "key"):
-            scaled_layer(block, part, 60.0)
-    return net
+def standardised_by_hand(x: Tensor) -> Tensor:
+    """0 / 0 for pixels that are the same in the whole batch."""
+    return (x - x.mean(dim=0)) / x.std(dim=0)
 
 
-def saturated_code() -> nn.Module:
-    """A sigmoid bottleneck whose biases keep it at 1."""
-    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 12), nn.Sigmoid(), nn.Linear(12, 64))
-    return biased(net, ("2", 10.0))
+def flipping(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Labels that a loader mixes up for 20 steps out of 40."""
+    return (x, 1 - y) if step // 20 % 2 else (x, y)
 
 
-def relu_recurrence(bias: float) -> nn.Module:
-    net = Stacked(lambda *a, **k: nn.RNN(*a, nonlinearity="relu", **k), 8, 10, 1)
-    with torch.no_grad():
-        net.cells.get_submodule("0").bias_ih_l0.fill_(bias)  # type: ignore[operator]
-    return net
+def ignored(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """A batch all of whose labels are left out: a mean over nothing."""
+    return (x, torch.full_like(y, -100)) if step == 75 else (x, y)
 
 
-def wide_embedding(scale: float) -> nn.Module:
-    net = Bag(data.VOCABULARY, 3, lambda embedding, ids: embedding(ids))
-    with torch.no_grad():
-        net.embedding.weight.mul_(scale)
-    return net
-
-
-def no_grad_lookup(embedding: nn.Module, ids: Tensor) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = embedding(ids)
-    return found
-
-
-def unit_length(h: Tensor) -> Tensor:
-    """0 / 0 for a sample whose hidden units are all off."""
-    return h / h.square().sum(dim=1, keepdim=True).sqrt()
+def squared_logarithms(output: Tensor, target: Tensor) -> Tensor:
+    """Squared error of logarithms, for numbers that are not all positive."""
+    return (torch.log1p(output) - torch.log1p(target)).square().mean()
 
 
 HELD_OUT_SICK = [
     # Depth
-    on_wine("wine_sigmoid_12", "12 sigmoid layers, RMSprop", lambda: layers(13, 24, 12, 3, nn.Sigmoid), rmsprop()),
-    on_digits(
-        "gelu_18",
-        "18 GELU layers with torch's default weights, momentum",
-        lambda: layers(64, 40, 18, 10, nn.GELU),
-        sgd(0.05, momentum=0.9),
-        steps=150,
-    ),
-    on_cancer(
-        "cancer_tanh_20",
-        "20 tanh layers with 0.4 of Glorot's weights",
-        lambda: initialized(layers(30, 24, 20, 2, nn.Tanh), xavier(0.4)),
-        sgd(0.05, momentum=0.5),
-        steps=200,
-    ),
-    on_diabetes(
-        "softsign_16",
-        "16 softsign layers with 0.4 of Glorot's weights",
-        lambda: initialized(layers(10, 24, 16, 1, nn.Softsign), xavier(0.4)),
-        sgd(0.05),
-    ),
-    on_images(
-        "conv_net_tiny",
-        "4 functional convolutions with a twentieth of He's weights",
-        lambda: initialized(ConvNet([8, 8, 8, 8]), he(0.05)),
+    on_iris(
+        "iris_tanh_16",
+        "16 tanh layers with 0.4 of Glorot's weights, momentum",
+        lambda: initialized(layers(4, 20, 16, 3, nn.Tanh), xavier(0.4)),
         sgd(0.05, momentum=0.9),
     ),
-    reconstructing(
-        "autoencoder_sigmoid_deep",
-        "7 sigmoid layers around a bottleneck",
-        lambda: dense([64, 48, 32, 16, 8, 16, 32, 48, 64], nn.Sigmoid),
-        adam(1e-3),
-    ),
-    on_rows(
-        "rnn_stack",
-        "6 recurrent layers with a third of the weights",
-        lambda: Stacked(nn.RNN, 8, 10, 6, scale=0.3),
-        sgd(0.1),
-        steps=120,
-    ),
-    on_rows(
-        "encoder_without_skips",
-        "5 transformer blocks with neither skip connections nor norms",
-        lambda: Encoder(5, residual=False, norm=False),
-        adam(1e-3),
-        twin="attention",
-        steps=60,
-    ),
-    on_recall("short_memory", "recurrent gain 0.2 over 12 steps", lambda: Unrolled(2, 4, gain=0.2), sgd(0.1)),
-    on_recall(
-        "growing_state",
-        "a linear recurrence of gain 2.2",
-        lambda: Unrolled(2, 4, gain=2.2, activation=lambda s: s),
+    on_rows("mixer_sigmoid", "6 sigmoid mixer layers without skips", lambda: Mixer(6, nn.Sigmoid, False), adam(1e-3)),
+    on_waves(
+        "siren_small",
+        "8 sine layers with a quarter of Glorot's weights",
+        lambda: initialized(layers(2, 32, 8, 1, lambda: Apply(torch.sin)), xavier(0.25)),
         sgd(0.05),
     ),
-    # Initial weights and missing normalisation
-    on_images(
-        "conv_net_zero", "every weight 0 in a CNN", lambda: initialized(ConvNet([8, 8]), constant(0.0)), sgd(0.1)
-    ),
-    on_wine(
-        "wine_constant",
-        "every weight 0.3, tanh",
-        lambda: initialized(dense([13, 24, 24, 3], nn.Tanh), constant(0.3)),
-        sgd(0.05),
-    ),
-    reconstructing(
-        "autoencoder_constant",
-        "every weight 0.02",
-        lambda: initialized(dense([64, 32, 64], nn.ELU), constant(0.02)),
-        sgd(0.5),
-    ),
-    on_diabetes(
-        "huge_output_layer",
-        "an output layer with 300 times the weights, a small learning rate",
-        lambda: scaled_layer(dense([10, 32, 1], nn.Tanh), "2", 300.0),
-        adam(1e-3),
-    ),
-    on_bags("huge_embedding", "embeddings times 2000", lambda: wide_embedding(2000.0), adam(1e-3)),
-    on_images(
-        "residual_conv_no_norm",
-        "8 residual convolution blocks of gain 2 without norm",
-        lambda: ResidualConvNet(8, norm=False, gain=2.0),
-        sgd(0.01),
+    on_parity(
+        "adding_48",
+        "48 residual ELU blocks of gain 1.5 without norm",
+        lambda: Adding(64, 2, 48, nn.ELU, 1.5),
+        sgd(0.01, momentum=0.9),
         steps=100,
     ),
+    on_diabetes(
+        "adding_24",
+        "24 residual ReLU blocks of gain 2 without norm, Adam",
+        lambda: Adding(10, 1, 24, nn.ReLU, 2.0),
+        adam(1e-3),
+    ),
     on_cancer(
-        "selu_huge",
-        "SELU with 4 times Glorot's weights, 12 layers",
-        lambda: initialized(layers(30, 24, 12, 2, nn.SELU), xavier(4.0)),
+        "sinh_6",
+        "6 layers of sinh",
+        lambda: initialized(layers(30, 24, 6, 2, lambda: Apply(torch.sinh)), xavier(1.5)),
         sgd(0.01),
     ),
-    on_iris(
-        "cubes",
-        "6 layers of cubes",
-        lambda: initialized(layers(4, 16, 6, 3, lambda: Apply(lambda h: h**3)), xavier()),
+    on_rows(
+        "relu_loop",
+        "a ReLU recurrence of gain 6",
+        lambda: Unrolled(8, 10, gain=6.0, activation=torch.relu),
         sgd(0.05),
+        twin="rnn",
     ),
-    gpt("gpt_huge_std", sgd(0.3), lambda: small_gpt(init_std=2.0), fault="embeddings and weights with deviation 2"),
-    # Inputs and targets
+    # Initial weights
     on_wine(
-        "wine_raw_sigmoid",
-        "features up to 1680 into sigmoids",
-        lambda: dense([13, 24, 24, 3], nn.Sigmoid),
+        "orthogonal_gain_4",
+        "8 leaky layers of orthogonal weights of gain 4",
+        lambda: initialized(layers(13, 24, 8, 3, nn.LeakyReLU), orthogonal(4.0)),
         adam(1e-3),
-        data=lambda: data.unscaled_table("wine"),
-    ),
-    on_diabetes(
-        "targets_in_thousands",
-        "targets × 1000, SGD",
-        lambda: dense([10, 24, 1], nn.GELU),
-        sgd(0.05),
-        data=lambda: with_targets(diabetes(), 1e3, 0.0),
-    ),
-    on_diabetes(
-        "targets_in_thousands_adagrad",
-        "targets × 1000, Adagrad",
-        lambda: dense([10, 24, 1]),
-        adagrad(),
-        data=lambda: with_targets(diabetes(), 1e3, 0.0),
     ),
     on_digits(
-        "inputs_divided",
-        "inputs ÷ 10000",
-        lambda: dense([64, 48, 48, 10], nn.SiLU),
-        sgd(0.1),
-        data=lambda: data.scaled(data.digits(), 1e-4),
+        "positive_weights",
+        "weights between 0 and 1, GELU",
+        lambda: initialized(layers(64, 48, 4, 10, nn.GELU), positive),
+        rmsprop(1e-3),
+    ),
+    on_iris(
+        "iris_all_equal",
+        "every weight -0.1, GELU",
+        lambda: initialized(dense([4, 16, 16, 3], nn.GELU), constant(-0.1)),
+        adagrad(),
+    ),
+    on_petal(
+        "far_output",
+        "an output bias of 40 with a small learning rate",
+        lambda: biased(dense([3, 16, 1], nn.SiLU), ("2", 40.0)),
+        adam(5e-3),
+    ),
+    gpt(
+        "gpt_far_output",
+        adamw(1e-3),
+        lambda: scaled_layer(small_gpt(tied=False), "output", 500.0),
+        fault="500 times the weights of the output layer",
+    ),
+    # Inputs, targets, labels
+    on_diabetes(
+        "sigmoid_inputs_500",
+        "inputs × 500 into sigmoids",
+        lambda: dense([10, 24, 24, 1], nn.Sigmoid),
+        sgd(0.01),
+        data=lambda: data.scaled(diabetes(), 500),
+    ),
+    on_petal(
+        "tanh_output",
+        "a tanh output for targets around 5",
+        lambda: nn.Sequential(dense([3, 16, 1], nn.Tanh), nn.Tanh()),
+        adam(1e-2),
+        data=lambda: data.make(petal().inputs, petal().targets + 5),
+    ),
+    on_rows(
+        "rnn_inputs_300",
+        "inputs × 300 into a tanh RNN",
+        lambda: Stacked(nn.RNN, 8, 10, 2),
+        sgd(0.02),
+        data=lambda: data.scaled(data.digit_rows(), 300),
+        twin="rnn",
     ),
     on_wine(
-        "wine_shuffled", "inputs shuffled apart from labels", lambda: dense([13, 16, 3]), sgd(0.1), corrupt=swapped
+        "inputs_lost",
+        "every feature 0",
+        lambda: dense([13, 24, 24, 3], nn.SiLU),
+        adam(),
+        data=lambda: data.scaled(wine(), 0.0),
+    ),
+    on_cancer(
+        "flipping_labels", "labels flipped half of the time", lambda: dense([30, 24, 2]), sgd(0.2), corrupt=flipping
     ),
     # Step size
-    on_wine("wine_adamw_lr", "AdamW with lr 1.5", lambda: dense([13, 16, 16, 3], nn.Tanh), adamw(1.5)),
-    on_diabetes(
-        "diabetes_rmsprop_lr", "RMSprop with lr 0.5", lambda: dense([10, 24, 24, 1], nn.LeakyReLU), rmsprop(0.5)
-    ),
-    on_cancer(
-        "noisy_logistic_lr",
-        "a linear model with lr 30, some labels wrong",
-        lambda: nn.Linear(30, 2),
-        sgd(30.0),
-        data=lambda: data.flipped_classes("breast_cancer"),
-        twin="flipped_classes",
-    ),
-    on_diabetes(
-        "nesterov_edge",
-        "lr 0.2 with Nesterov momentum 0.97",
-        lambda: dense([10, 24, 1], nn.Tanh),
-        sgd(0.2, momentum=0.97, nesterov=True),
+    on_iris(
+        "iris_linear_lr", "a linear model with lr 300 and momentum", lambda: nn.Linear(4, 3), sgd(300.0, momentum=0.9)
     ),
     on_waves(
-        "growing_lr",
-        "a warm-up that never ends",
-        lambda: dense([2, 32, 32, 1], nn.Tanh),
-        adam(1e-2),
-        schedule=lambda step: 1.03**step,
+        "adamax_lr",
+        "Adamax with lr 2",
+        lambda: dense([2, 32, 32, 1], nn.ELU),
+        lambda parameters: torch.optim.Adamax(parameters, lr=2.0),
     ),
-    on_iris("iris_adagrad_lr", "Adagrad with lr 20", lambda: dense([4, 16, 16, 3]), adagrad(20.0)),
-    on_images("conv_net_adam_lr", "Adam with lr 0.3", lambda: ConvNet([8, 8]), adam(0.3)),
-    on_rows("gru_lr", "Adam with lr 3 into a GRU", lambda: Stacked(nn.GRU, 8, 10, 1), adam(3.0)),
-    on_rows("encoder_lr", "RMSprop with lr 0.1", lambda: Encoder(1), rmsprop(0.1), twin="attention", steps=120),
-    on_cancer("rmsprop_lr_tiny", "RMSprop with lr 1e-8", lambda: dense([30, 24, 2], nn.ELU), rmsprop(1e-8)),
-    on_wine(
-        "schedule_collapses",
-        "lr falls by half at each step",
-        lambda: dense([13, 16, 3], nn.GELU),
-        sgd(0.1),
-        schedule=lambda step: 0.5**step,
+    on_halves(
+        "halves_momentum", "lr 3 with momentum 0.99", lambda: dense([32, 48, 32], nn.Tanh), sgd(3.0, momentum=0.99)
     ),
-    on_iris("adam_huge_eps", "Adam with eps 1000", lambda: dense([4, 16, 3]), adam(1e-2, eps=1e3)),
-    on_waves(
-        "low_eps",
-        "eps 0 and a short second moment with a large lr",
-        lambda: dense([2, 32, 32, 1], nn.Tanh),
-        adam(0.2, eps=0.0, betas=(0.9, 0.5)),
+    on_recall("recall_rmsprop_lr", "RMSprop with lr 0.5", lambda: Stacked(nn.LSTM, 2, 4, 1), rmsprop(0.5)),
+    on_parity(
+        "one_huge_step",
+        "the learning rate × 1000 at step 50",
+        lambda: initialized(dense([64, 48, 48, 2]), he()),
+        sgd(0.05),
+        schedule=lambda step: 1000.0 if step == 50 else 1.0,
     ),
+    on_recall("gru_lr_tiny", "SGD with lr 1e-6", lambda: Stacked(nn.GRU, 2, 4, 2), sgd(1e-6)),
     Recipe(
-        "gan_lr_01",
-        lambda: Adversarial(lr=(0.1, 0.1)),
-        data.clusters,
-        "gan_clusters",
-        "both learning rates 0.1",
+        "gan_arc_lr",
+        lambda: NormalisedAdversarial((0.3, 0.3)),
+        arc,
+        "gan_arc",
+        "both learning rates 0.3",
         steps=600,
     ),
-    Recipe(
-        "gan_still_generator",
-        lambda: Adversarial(lr=(1e-7, 2e-3)),
-        data.clusters,
-        "gan_clusters",
-        "the generator's learning rate 1e-7",
-        steps=600,
-    ),
-    # Loss and regularisation
-    on_waves(
-        "flipped_absolute_error",
-        "the sign of the loss",
-        lambda: dense([2, 32, 1]),
-        adam(1e-3),
-        loss=lambda o, t: -F.l1_loss(o, t),
-    ),
-    gpt("gpt_l2", sgd(0.5, weight_decay=0.3), fault="L2 of 0.3"),
-    on_digits("adamw_decay", "weight decay of 300, AdamW", lambda: dense(DIGITS), adamw(2e-3, weight_decay=300.0)),
+    # Loss
     on_digits(
-        "smoothed_away",
-        "label smoothing of 1",
-        lambda: dense([64, 48, 48, 10], nn.SiLU),
-        adam(),
-        loss=lambda o, t: F.cross_entropy(o, t, label_smoothing=1.0),
+        "softmax_over_batch",
+        "softmax over the batch instead of the classes",
+        lambda: nn.Sequential(dense([64, 48, 48, 10], nn.ELU), nn.Softmax(dim=0)),
+        sgd(0.1),
     ),
     # Not numbers
-    on_pixels(
-        "log_of_pixels", "log of pixels that are 0", lambda: nn.Sequential(Apply(torch.log), dense(DIGITS)), adam()
+    on_petal(
+        "log_of_negative",
+        "logarithms of targets below -1",
+        lambda: dense([3, 16, 1]),
+        adam(),
+        loss=squared_logarithms,
+    ),
+    on_parity(
+        "constant_pixels",
+        "inputs divided by a deviation that is 0 for some",
+        lambda: nn.Sequential(Apply(standardised_by_hand), dense([64, 32, 2], nn.Tanh)),
+        adam(),
+        data=lambda: data.make(pixels().inputs, parity().targets),
     ),
     on_wine(
-        "nan_at_80",
-        "NaN in the batch of step 80",
-        lambda: dense([13, 24, 3], nn.Tanh),
-        rmsprop(),
-        corrupt=at(80, lambda x, y: (first_is(float("nan"))(x), y)),
+        "inverse_of_tanh",
+        "atanh of numbers that come to be above 1",
+        lambda: nn.Sequential(nn.Linear(13, 24), nn.Tanh(), Apply(lambda h: torch.atanh(1.005 * h)), nn.Linear(24, 3)),
+        sgd(0.1),
+        location=("net.2", "net.1", "net.0"),
     ),
-    on_diabetes(
-        "inf_target_at_150",
-        "an infinite target in the batch of step 150",
-        lambda: dense([10, 24, 1], nn.ELU),
-        adam(),
-        corrupt=at(150, lambda x, y: (x, first_is(float("inf"))(y))),
-    ),
-    on_wine(
-        "distance_to_itself",
-        "sqrt(0) in the loss, whose gradient is NaN",
-        lambda: dense([13, 24, 3]),
-        adam(),
-        loss=distances,
-    ),
-    on_pixels(
-        "adam_no_eps",
-        "eps 0, where the weights of empty pixels have no gradient",
-        lambda: dense([64, 48, 10]),
-        adam(eps=0.0),
-        location=("net.0",),
-    ),
-    on_digits(
-        "unit_length",
-        "hidden units divided by their norm, now and then 0 / 0",
-        lambda: nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.6), Apply(unit_length), nn.Linear(16, 10)),
-        adam(),
-        location=("net.3", "net.2", "net.0"),
-    ),
-    on_diabetes(
-        "exponential_output",
-        "exp as the output, targets from 25 to 346",
-        lambda: nn.Sequential(dense([10, 24, 1], nn.SiLU), Apply(torch.exp)),
-        sgd(1e-3),
-        data=lambda: data.table("diabetes", False),
-    ),
-    on_cancer(
-        "entropy_by_hand",
-        "log(1 - p) where p has reached 1",
-        lambda: dense([30, 24, 2]),
-        sgd(2.0),
-        loss=entropy_by_hand,
+    _recipe(
+        "gpt_ignored_batch",
+        "a batch all of whose labels are left out",
+        small_gpt,
+        adam(1e-2),
+        data=short_text,
+        twin="small_gpt",
+        batch_size=24,
+        steps=150,
+        corrupt=ignored,
     ),
     # Gradients that are not there
-    on_iris(
-        "data_of_hidden",
-        "the hidden layer's .data",
-        lambda: after(dense([4, 24, 24, 3]), lambda h: h.data, 2),
-        adam(1e-2),
-        location=("net.0",),
-    ),
-    reconstructing(
-        "rounded_code",
-        "a code that is rounded to quarters",
-        lambda: after(dense([64, 32, 12, 64], nn.Tanh), lambda h: (4 * h).round() / 4, 4),
-        adam(3e-3),
+    on_wine(
+        "step_function",
+        "hidden units that are 0 or 1",
+        lambda: nn.Sequential(nn.Linear(13, 24), nn.ELU(), nn.Linear(24, 24), Apply(step_function), nn.Linear(24, 3)),
+        adam(5e-3),
         location=("net.0", "net.2"),
     ),
-    on_digits(
-        "hard_gate",
-        "a gate that takes the argmax",
-        lambda: Experts(64, 10, hard=True),
+    reconstructing(
+        "codebook",
+        "a code that is looked up by argmin",
+        Codebook,
         adam(5e-3),
-        location=("net.gate",),
-    ),
-    on_bags(
-        "no_grad_lookup",
-        "embeddings looked up under no_grad",
-        lambda: Bag(data.VOCABULARY, 3, no_grad_lookup),
-        adam(5e-3),
-        location=("net.embedding",),
-    ),
-    on_images(
-        "detour_through_numpy",
-        "a convolution's output through NumPy and back",
-        lambda: nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), Apply(detour), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)
-        ),
-        adam(5e-3),
-        location=("net.0",),
+        location=("net.encoder.0", "net.encoder.2"),
     ),
     on_rows(
-        "unused_layer",
-        "a recurrent layer whose output nothing reads",
-        UnusedLayer,
+        "first_states",
+        "the output reads the lower of two LSTM layers",
+        FirstStates,
         adam(5e-3),
-        location=("net.backwards",),
-    ),
-    on_digits(
-        "low_rank_zero",
-        "both factors of a correction start at zero",
-        lambda: LowRank(both_zero=True),
-        adam(5e-3),
-        location=("net.down", "net.up"),
+        twin="lstm",
+        location=("net.upper",),
     ),
     on_rows(
-        "detached_blocks",
-        "each transformer block's output detached",
-        lambda: Encoder(2, between=Tensor.detach),
+        "detached_mixing",
+        "a mixer's branches detached before they are added",
+        lambda: Mixer(2, branch=Tensor.detach),
         adam(5e-3),
-        twin="attention",
+    ),
+    reconstructing(
+        "clamped_output",
+        "output biases of 8, clamped to 1",
+        lambda: nn.Sequential(biased(dense([64, 32, 64]), ("2", 8.0)), Apply(lambda h: h.clamp(0, 1))),
+        adam(3e-3),
     ),
     # Dead and saturated units
     on_cancer(
-        "dead_torch_relu",
-        "biases of -40 before torch.relu",
-        lambda: biased(FunctionalMLP([30, 24, 24, 2], torch.relu), ("hidden.0", -40.0)),
-        rmsprop(),
-        location=("net.hidden.0",),
+        "dead_layer_norm",
+        "a layer norm's biases -9 before ReLU",
+        lambda: biased(dense([30, 24, 24, 2], between=nn.LayerNorm), ("1", -9.0)),
+        adagrad(),
+        location=("net.1", "net.2"),
     ),
     on_images(
-        "dead_functional_conv",
-        "biases of -25 of a convolution before F.relu",
-        lambda: biased(ConvNet([8, 8]), ("convolutions.0", -25.0)),
+        "dead_batch_norm",
+        "a batch norm's biases -20 in a CNN",
+        lambda: biased(CNN(channels=(8, 8)), ("layers.0.norm", -20.0)),
         sgd(0.05, momentum=0.9),
-        location=("net.convolutions.0",),
-    ),
-    on_digits("mostly_dead", "two thirds of a layer's biases -30", mostly_dead, adam(), location=("net.0", "net.1")),
-    on_pixels(
-        "negative_weights",
-        "negative weights on inputs that are not",
-        negative_weights,
-        sgd(0.1),
-        location=("net.0", "net.1"),
     ),
     on_rows(
-        "dead_recurrence",
-        "biases of -15 of a ReLU RNN",
-        lambda: relu_recurrence(-15.0),
+        "dead_feed_forward",
+        "biases of -30 in a transformer layer",
+        lambda: biased(PostNorm(2), ("layers.1.linear1", -30.0)),
         adam(1e-3),
-        location=("net.cells.0",),
+        location=("net.layers.1.linear1", "net.layers.1"),
     ),
-    gpt(
-        "gpt_dead_block",
-        adam(1e-2),
-        lambda: biased(small_gpt(activation="relu"), ("blocks.0.mlp.expand", -10.0)),
-        fault="biases of -10 in the feed-forward layer",
-        location=("net.blocks.0.mlp.expand", "net.blocks.0.mlp.activation"),
+    on_images("mostly_dead_channels", "biases of -40 of six channels in eight", mostly_dead_channels, adam(3e-3)),
+    on_bags(
+        "dead_grams",
+        "biases of -15 over embeddings",
+        lambda: Grams(data.VOCABULARY, 3, biased(nn.Sequential(nn.Linear(24, 24), nn.ReLU()), ("0", -15.0))),
+        adam(5e-3),
+        location=("net.head.0", "net.head.1"),
     ),
-    on_cancer(
-        "killed_by_a_batch_at_60",
-        "one batch × 10000, momentum",
-        lambda: dense([30, 24, 24, 2]),
-        sgd(0.05, momentum=0.9),
-        corrupt=at(60, lambda x, y: (x * 1e4, y)),
+    on_wine(
+        "wine_offset",
+        "features minus 300",
+        lambda: initialized(dense([13, 24, 24, 3]), he()),
+        sgd(0.02),
+        data=lambda: data.make(wine().inputs - 300, wine().targets),
     ),
-    on_diabetes("killed_regression", "lr 1 with ReLU", lambda: dense([10, 24, 24, 1]), sgd(1.0)),
-    on_digits(
-        "tanh_biases",
-        "biases of 6 before tanh",
-        lambda: biased(dense([64, 48, 48, 10], nn.Tanh), ("0", 6.0)),
+    on_iris("biases_of_both_signs", "biases of ±9 before tanh", biases_of_both_signs, sgd(0.02)),
+    on_bags(
+        "reader_saturated",
+        "embeddings × 200 into a tanh RNN",
+        lambda: Reader(data.VOCABULARY, 3, nn.RNN, 200.0),
         sgd(0.05),
-        location=("net.0", "net.1"),
     ),
-    reconstructing(
-        "saturated_code",
-        "biases of 10 before a sigmoid bottleneck",
-        saturated_code,
+    on_bags(
+        "sharp_pool",
+        "attention logits × 10000",
+        lambda: AttentionPool(data.VOCABULARY, 3, 1e4),
         adam(1e-3),
-        location=("net.2", "net.3"),
-    ),
-    on_rows("large_attention", "queries and keys times 60", large_attention, sgd(0.02), twin="attention"),
-    on_rows(
-        "rnn_input_weights",
-        "every weight of a tanh RNN times 60",
-        lambda: Stacked(nn.RNN, 8, 10, 1, scale=60.0),
-        adam(1e-3),
-        twin="rnn",
     ),
 ]

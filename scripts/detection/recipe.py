@@ -149,7 +149,8 @@ class Recipe:
         location: module paths of a fault that sits in a known place.
         half: `choose`, for choosing rules and thresholds, or `report`. Whoever chooses looks at the runs until the
             detector is right about them, so what is reported comes from others: recipes that were written without
-            looking at the detector or at what it says, and that nothing was chosen by. `runs.recipes` sets it.
+            looking at the detector or at what it says, and that nothing was chosen by. Once they have been looked at
+            they belong to `choose`, and new ones are due. `runs.recipes` sets it.
     """
 
     name: str

@@ -18,6 +18,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from detection.healthy import HEALTHY
 from detection.held_out_healthy import HELD_OUT_HEALTHY
 from detection.held_out_sick import HELD_OUT_SICK
+from detection.more_healthy import MORE_HEALTHY
+from detection.more_sick import MORE_SICK
 from detection.recipe import Recipe
 from detection.rivals import Rivals
 from detection.sick import SICK
@@ -27,14 +29,15 @@ from lightning_gradtools.tasks.data.loading import TensorPairs, batch_loader
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "lightning_gradtools"
 HELD_OUT = ("held_out_healthy", "held_out_networks", "held_out_sick")
-RECIPES = ("data", "healthy", *HELD_OUT, "networks", "recipe", "sick")
+MORE = ("more_healthy", "more_networks", "more_sick")
+RECIPES = ("data", "healthy", *HELD_OUT, *MORE, "networks", "recipe", "sick")
 RECORDER = ("capture", "measurement", "rivals", "trace", *RECIPES)
 
 
 def recipes() -> dict[str, Recipe]:
     """Return all recipes by name; the held-out ones are the half to report on."""
     held_out = [replace(recipe, half="report") for recipe in (*HELD_OUT_HEALTHY, *HELD_OUT_SICK)]
-    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *held_out)}
+    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *MORE_HEALTHY, *MORE_SICK, *held_out)}
 
 
 def fit(recipe: Recipe, seed: int, callbacks: Sequence[Callback]) -> LightningModule:
