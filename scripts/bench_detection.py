@@ -2,7 +2,7 @@
 
     python scripts/bench_detection.py                          # all recipes, 5 seeds each
     python scripts/bench_detection.py --half report --json detection.json
-    python scripts/bench_detection.py --quick                  # one seed
+    python scripts/bench_detection.py --quick                  # one seed of the report half
     python scripts/bench_detection.py --only sigmoid_10 --seed 0 -v
 
 Each recipe (`detection/sick.py`, `detection/healthy.py` and the held-out ones) is trained twice from the same seed:
@@ -121,7 +121,7 @@ def gather(chosen: Sequence[Recipe], seeds: Sequence[int], folder: Path, version
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=["choose", "report"], help="only this half of the recipes")
-    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--quick", action="store_true", help="one seed of the report half")
     parser.add_argument("--only", nargs="+", choices=recipes(), metavar="NAME", help="only these recipes")
     parser.add_argument("--seed", type=int, nargs="+", help=f"only these seeds; default 0 to {SEEDS - 1}")
     parser.add_argument("--folder", type=Path, default=Path("outputs/detection"), help="where runs are kept")
@@ -131,10 +131,11 @@ def main() -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="print each run")
     arguments = parser.parse_args()
 
+    half = "report" if arguments.quick else arguments.half
     chosen = [
         recipe
         for recipe in recipes().values()
-        if (arguments.half is None or recipe.half == arguments.half)
+        if (half is None or recipe.half == half)
         and (not arguments.only or recipe.name in arguments.only)
     ]
     seeds = arguments.seed or ([0] if arguments.quick else list(range(SEEDS)))
