@@ -4,6 +4,7 @@ Sources: Parlett, "The Symmetric Eigenvalue Problem" (1998), chapters 11 (bounds
 Wu & Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -97,15 +98,14 @@ class Lanczos:
         self.size += 1
         if self._deflate is not None:
             image = self._without(image, self._deflate)[0]
-        self._scale = max(self._scale, space.norm(image))
-        rest, shadow = self._without(image, self._basis[: self.size])
+        rest, shadow, beta = self._orthogonalize(image)
         self._projected[: self.size, column] = shadow
-        beta = space.norm(rest)
+        self._scale = max(self._scale, math.hypot(beta, *shadow.tolist()))
         if self.size == self.limit:
             self.exhausted = True
         elif beta > self.rounding:
             self._projected[self.size, column] = beta
-            self._append(rest / beta)
+            self._append(rest, 1 / beta)
         else:  # the subspace is invariant: another direction has nothing to do with it
             self.invariant = True
             self._append(self._direction(torch.zeros_like(rest)))
@@ -167,8 +167,35 @@ class Lanczos:
         self._projected[keep, :keep] = coupling
         self.size = keep
 
-    def _append(self, vector: Tensor) -> None:
-        self._basis[self.size] = vector.to(self._basis.device)
+    def _append(self, vector: Tensor, factor: float = 1.0) -> None:
+        row = self._basis[self.size]
+        torch.mul(vector.to(row.device), factor, out=row)
+
+    def _orthogonalize(self, image: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return an ``image`` (n,) of the last vector minus its projection on the basis, that (m,), and what is left.
+
+        In exact arithmetic an image has components along the last two vectors alone; they are taken away first, by
+        themselves, and then what rounding, noise or a restart left along any: Gram-Schmidt, repeated only
+        where it took much away (Daniel, Gragg, Kaufman & Stewart 1976, with their η = 1/√2). Without the first part
+        it would take much away every time.
+        """
+        space, rows = self.operator.space, self._basis[: self.size]
+        recent = rows[-2:]
+        rest = image.to(rows.device)
+        local = space.dots(recent, rest)
+        rest = torch.addmv(rest, recent.T, local, alpha=-1)
+        shadow = torch.zeros(len(rows), dtype=local.dtype, device=local.device)
+        shadow[-2:] = local
+        while True:
+            part = space.dots(rows, rest)
+            rest = torch.addmv(rest, rows.T, part, alpha=-1)
+            shadow += part
+            left, taken = space.norm(rest), math.hypot(*part.tolist())
+            if not math.isfinite(left):
+                raise ArithmeticError("a product is not finite")
+            # where all that is left is rounding, there is no direction to make orthogonal
+            if left >= taken or left <= torch.finfo(rest.dtype).eps * math.hypot(*shadow.tolist()):
+                return rest, shadow, left
 
     def _direction(self, wanted: Tensor) -> Tensor:
         """Return ``wanted`` made orthonormal to the basis, or a random vector if nothing is left of it."""
