@@ -21,13 +21,21 @@ class RitzPairs:
         values: (m,) Ritz values.
         coefficients: (m, m) column i is the i-th Ritz vector in the basis.
         residuals: (m,) norms of ``A x - value x``.
-        errors: (m,) estimates of the distance to an eigenvalue; see :meth:`Lanczos.ritz_pairs`.
     """
 
     values: Tensor
     coefficients: Tensor
     residuals: Tensor
-    errors: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """Return estimates (m,) of the distance to an eigenvalue: the smaller of r and r²/δ.
+
+        The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
+        r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
+        estimated from the other Ritz values, each less its own residual.
+        """
+        return error_estimates(self.values, self.residuals)
 
 
 class Lanczos:
@@ -129,21 +137,30 @@ class Lanczos:
         """Return ``vector`` (n,) without its projection on orthonormal rows (m, n)."""
         return self._without(vector, basis)[0]
 
-    def ritz_pairs(self) -> RitzPairs:
-        """Return what the basis says.
+    def outlook(self, k: int) -> list[tuple[float, float]]:
+        """Return the k most wanted Ritz values and how strongly each is coupled to the next vector.
 
-        The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
-        r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
-        estimated from the other Ritz values, each less its own residual.
+        The coupling is the residual as it would be without noise in the products, and at most the residual.
+        This is what :meth:`ritz_pairs` costs a third of.
         """
+        size = self.size
+        g = self._projected[:size, :size]
+        values, vectors = torch.linalg.eigh((g + g.T) / 2)
+        beta = float(self._projected[size, size - 1])
+        pairs = zip(values.tolist(), vectors[-1].tolist(), strict=True)
+        ranked = sorted(pairs, key=lambda pair: abs(pair[0]) if self.which == "magnitude" else pair[0], reverse=True)
+        return [(value, beta * abs(last)) for value, last in ranked[:k]]
+
+    def ritz_pairs(self) -> RitzPairs:
+        """Return what the basis says."""
         size = self.size
         g = self._projected[:size, :size]
         values, vectors = torch.linalg.eigh((g + g.T) / 2)
         order = torch.argsort(values.abs() if self.which == "magnitude" else values, descending=True, stable=True)
         values, vectors = values[order], vectors[:, order]
-        last = self._projected[size, :size] @ vectors if size < len(self._projected) else torch.zeros_like(values)
-        residuals = (torch.linalg.vector_norm(g @ vectors - vectors * values, dim=0) ** 2 + last**2).sqrt()
-        return RitzPairs(values, vectors, residuals, error_estimates(values, residuals))
+        apart = self._projected[: size + 1, :size] @ vectors  # A x in the basis and the next vector
+        apart[:size] -= vectors * values
+        return RitzPairs(values, vectors, torch.linalg.vector_norm(apart, dim=0))
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """Return the vectors (k, n) with these ``coefficients`` (m, k) in the basis."""
@@ -184,18 +201,19 @@ class Lanczos:
         rest = image.to(rows.device)
         local = space.dots(recent, rest)
         rest = torch.addmv(rest, recent.T, local, alpha=-1)
-        shadow = torch.zeros(len(rows), dtype=local.dtype, device=local.device)
-        shadow[-2:] = local
-        while True:
+        shadow = part = space.dots(rows, rest)
+        rest = torch.addmv(rest, rows.T, part, alpha=-1)
+        left, taken = space.norm(rest), math.hypot(*part.tolist())
+        shadow[-2:] += local
+        # where all that is left is rounding, there is no direction to make orthogonal
+        while torch.finfo(rest.dtype).eps * math.hypot(*shadow.tolist()) < left < taken:
             part = space.dots(rows, rest)
             rest = torch.addmv(rest, rows.T, part, alpha=-1)
-            shadow += part
             left, taken = space.norm(rest), math.hypot(*part.tolist())
-            if not math.isfinite(left):
-                raise ArithmeticError("a product is not finite")
-            # where all that is left is rounding, there is no direction to make orthogonal
-            if left >= taken or left <= torch.finfo(rest.dtype).eps * math.hypot(*shadow.tolist()):
-                return rest, shadow, left
+            shadow += part
+        if not math.isfinite(left):
+            raise ArithmeticError("a product is not finite")
+        return rest, shadow, left
 
     def _direction(self, wanted: Tensor) -> Tensor:
         """Return ``wanted`` made orthonormal to the basis, or a random vector if nothing is left of it."""
@@ -230,7 +248,7 @@ class Lanczos:
 
 
 def error_estimates(values: Tensor, residuals: Tensor) -> Tensor:
-    """Return the smaller of r and r²/δ for each Ritz value; see :meth:`Lanczos.ritz_pairs`.
+    """Return the smaller of r and r²/δ for each Ritz value; see :attr:`RitzPairs.errors`.
 
     Args:
         values: (m,) Ritz values.
