@@ -107,6 +107,9 @@ class Lanczos:
         if self._deflate is not None:
             image = self._without(image, self._deflate)[0]
         rest, shadow, beta = self._orthogonalize(image)
+        if self._deflate is not None:  # again: where little is left, rounding may be much of it
+            rest = self._without(rest, self._deflate)[0]
+            beta = space.norm(rest)
         self._projected[: self.size, column] = shadow
         self._scale = max(self._scale, math.hypot(beta, *shadow.tolist()))
         if self.size == self.limit:

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from quadratics import dense_hessian, network, quadratic
 from sklearn.datasets import load_digits
@@ -27,6 +27,8 @@ def wanted(values, which, k):
     return sorted(map(key, values), reverse=True)[:k]
 
 
+# the deflated iteration all but exhausts a space, and what rounding leaves is no further direction
+@example(distinct=[0.0, -0.57, -0.01], copies=[1, 5, 3, 1, 1, 1, 1, 1], which="algebraic", top_k=2, seed=0)
 @settings(max_examples=60, deadline=None)
 @given(
     distinct=st.lists(levels, min_size=1, max_size=8, unique=True),
