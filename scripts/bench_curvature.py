@@ -8,9 +8,13 @@ Workloads: W0, an MLP of 3,466 parameters on digits, whose dense Hessian in floa
 26k; W2, a CNN of 71k; W3, a GPT of 0.81M on text with mathematical attention, whose truth is a Lanczos run in
 float64 to 1e-8. Networks are trained first (100 steps of AdamW; GPT 60). A seed is a start vector on one of
 the `--models` networks. Products are what does not depend on the load of the machine; "gradients" are CPU
-time, of the whole call, divided by that of a forward and backward in the same process, medians.
+time, of the whole call, divided by that of a forward and backward in the same process: quartiles and medians.
+"Bare" is what that many calls of `torch.autograd.grad` on a retained graph cost, and building it, with nothing around
+them: no way of making the same products can go below it.
 
-hessian-eigenthings has its current version in a git repository only, so it is not among the peers.
+A row shows what `linearize` costs before its first product, in gradients, and then for each: why
+`method="auto"` does not try it. hessian-eigenthings has its current version in a git repository only, so it is
+not among the peers.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import sys
 import tempfile
 import time
 import venv
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +39,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_gradtools.curvature import FiniteDifferenceHessian, RetainedHessian, Spectrum, hessian_spectrum
+from lightning_gradtools.curvature import (
+    FiniteDifferenceHessian,
+    LinearizedHessian,
+    RetainedHessian,
+    Spectrum,
+    hessian_spectrum,
+)
 from lightning_gradtools.curvature.quadrature import wasserstein
 from lightning_gradtools.tasks import GPT, MLP
 from lightning_gradtools.tasks.data.text import encode, standard_library_text
@@ -115,9 +126,52 @@ def run(work: Workload, seed: int, **options: Any) -> tuple[Spectrum, float]:
     return found, time.process_time() - begun
 
 
-def top(work: Workload, seeds: list[int], truth: Tensor) -> list[dict[str, Any]]:
-    run(work, 0)
+def seconds_of(action: Callable[[], Any], times: int = 9) -> float:
+    """Return the CPU time of ``action``, median."""
+
+    def once() -> float:
+        begun = time.process_time()
+        action()
+        return time.process_time() - begun
+
+    return statistics.median(once() for _ in range(times))
+
+
+def bare(work: Workload, products: int) -> float:
+    """Return the CPU time of a gradient graph and so many products on it, with nothing around them."""
+    parameters = list(work.net.parameters())
+    along = [torch.randn_like(parameter) for parameter in parameters]
+
+    def loop() -> None:
+        gradients = torch.autograd.grad(work.loss(), parameters, create_graph=True)
+        for _ in range(products):
+            torch.autograd.grad(gradients, parameters, along, retain_graph=True)
+
+    return seconds_of(loop)
+
+
+def linearize(work: Workload) -> dict[str, float]:
+    """Return what tracing and a product cost, and a product on a retained graph, in gradients."""
     unit = work.gradient_seconds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        tracing = seconds_of(lambda: LinearizedHessian(work.loss, work.net.parameters()), 1)
+        traced = LinearizedHessian(work.loss, work.net.parameters())
+    retained = RetainedHessian(work.loss, work.net.parameters())
+    vector = traced.space.random(generator(0))
+    traced(vector)
+    costs = {"product": seconds_of(lambda: traced(vector)), "retained": seconds_of(lambda: retained(vector))}
+    return {"tracing": tracing / unit, **{key: value / unit for key, value in costs.items()}}
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+def top(work: Workload, seeds: list[int], truth: Tensor) -> list[dict[str, Any]]:
+    products = run(work, 0)[0].products
+    unit = work.gradient_seconds()
+    least = bare(work, products) / unit
     rows = []
     for seed in seeds:
         found, seconds = run(work, seed)
@@ -127,6 +181,7 @@ def top(work: Workload, seeds: list[int], truth: Tensor) -> list[dict[str, Any]]
                 "products": found.products,
                 "gradients_by_count": found.gradients,
                 "gradients": seconds / unit,
+                "bare": least * (1 + found.products) / (1 + products),
                 "error": float((error / truth.abs()).max()),
                 "beyond_bound": int((error > found.bounds).any()),
                 "converged": found.converged,
@@ -136,7 +191,7 @@ def top(work: Workload, seeds: list[int], truth: Tensor) -> list[dict[str, Any]]
 
 
 def warm(work: Workload, seeds: list[int]) -> list[dict[str, Any]]:
-    known = {k: run(work, 0, top_k=k, keep_vectors=True)[0] for k in (1, 5)}
+    known = {k: run(work, 1000, top_k=k, keep_vectors=True)[0] for k in (1, 5)}
     work.train(20)
     unit = work.gradient_seconds()
     rows = []
@@ -301,7 +356,10 @@ def main() -> None:
     report: dict[str, Any] = {"torch": torch.__version__, "machine": platform.platform(), "seeds": seeds}
     names = arguments.workloads.split(",")
     print(f"top 5 to 1e-3, median of {seeds} seeds (gradients: CPU time; must and want: targets)")
-    heads = (("products", 9), ("gradients", 11), ("by count", 10), ("must", 6), ("want", 6), ("worst error", 13))
+    heads = (
+        *(("products", 10), ("(quartiles)", 14), ("gradients", 11), ("(quartiles)", 14), ("bare", 7), ("by count", 10)),
+        *(("must", 6), ("want", 6), ("worst error", 13)),
+    )
     print(" " * 4 + "".join(f"{head:>{width}}" for head, width in heads) + "  beyond bound")
     for name in names:
         rows: list[dict[str, Any]] = []
@@ -319,8 +377,14 @@ def main() -> None:
         middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
         beyond, worst = sum(row["beyond_bound"] for row in rows), max(row["error"] for row in rows)
         must, want = TARGETS[name]
+
+        def spread(key: str, rows: list[dict[str, Any]] = rows) -> str:
+            low, _, high = quartiles([row[key] for row in rows])
+            return f"({low:.1f}-{high:.1f})"
+
         print(
-            f"{name:4}{middle['products']:9.1f}{middle['gradients']:11.1f}{middle['gradients_by_count']:10.1f}{must:6}"
+            f"{name:4}{middle['products']:10.1f}{spread('products'):>14}{middle['gradients']:11.1f}"
+            f"{spread('gradients'):>14}{middle['bare']:7.1f}{middle['gradients_by_count']:10.1f}{must:6}"
             f"{want:6}{worst:13.1e}{beyond:10}/{len(rows)}",
             flush=True,
         )
@@ -335,10 +399,27 @@ def main() -> None:
         if name == "W3":
             report[name]["finite difference"] = found = finite_difference(work, list(range(3)))
             print(f"    finite difference in float32 (must 1e-3): {found}")
-        report[name]["warm"] = rows = warm(work, list(range(min(seeds, 5))))
-        shown = {key: [statistics.median(row[key][i] for row in rows) for i in range(3)] for key in rows[0]}
-        for key, (products, count, gradients) in shown.items():
-            print(f"    {key}: {products:.0f} products, {gradients:.1f} gradients ({count:.0f} by count)", flush=True)
+        report[name]["linearize"] = found = linearize(work)
+        print("    linearize: {tracing:.0f} to trace, {product:.2f} a product; retained {retained:.2f}".format(**found))
+        report[name]["warm"] = rows = []
+        for model in range(models):
+            rows += warm(Workload(name, model), list(range(model, seeds, models)))
+        for k in (1, 5):
+            shown, target = [], "must 8" if k == 1 else "no target"
+            for start in ("cold", "warm"):
+                products = quartiles([row[f"{start} top-{k}"][0] for row in rows])
+                spent = quartiles([row[f"{start} top-{k}"][2] for row in rows])
+                shown.append(spent[1])
+                print(
+                    f"    {start} top-{k}: {products[1]:.1f} ({products[0]:.1f}-{products[2]:.1f}) products, "
+                    f"{spent[1]:.1f} ({spent[0]:.1f}-{spent[2]:.1f}) gradients" + (f" ({target})" * (start == "warm"))
+                )
+            each = [row[f"warm top-{k}"][0] / row[f"cold top-{k}"][0] for row in rows]
+            print(
+                f"    warm over cold, top-{k}: {shown[1] / shown[0]:.2f} in gradients (must 1.1), in products "
+                f"{statistics.median(each):.2f}, at most {max(each):.2f}",
+                flush=True,
+            )
     if not arguments.quick and "W3" in names:
         report["memory"] = {what: peak_mib(what) for what in ("gradient", "differences", "retained")}
         basis = 12 * 814_080 * 4 / 2**20

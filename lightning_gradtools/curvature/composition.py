@@ -50,6 +50,8 @@ class MeanOverBatches:
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
+        if len(self._operators) == 1:
+            return self._operators[0](vector)
         total = self._operators[0](vector)
         for operator in self._operators[1:]:
             total = total + operator(vector)
@@ -57,6 +59,8 @@ class MeanOverBatches:
 
     def gradient(self) -> Tensor | None:
         """Return the mean gradient, unless one is not at hand."""
+        if len(self._operators) == 1:
+            return self._operators[0].gradient()
         found = [operator.gradient() for operator in self._operators]
         known = [gradient for gradient in found if gradient is not None]
         return torch.stack(known).mean(0) if len(known) == len(found) else None

@@ -35,12 +35,19 @@ class RetainedHessian:
         self.space = ParameterSpace(parameters)
         self._gradients = _gradient_graph(loss_fn, self.space.parameters)
         self.gradients = 1.0
-        self._flat = self.space.flatten(self._gradients)
+        self._joined = _joined(self._gradients, self.space)
+        self._flat = self.space.flatten(self._gradients) if self._joined is None else self._joined.detach()
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
         self.gradients += self.product_cost
-        return _second_derivative(self._gradients, self.space, vector, retain=True)
+        if self._joined is None:
+            return _second_derivative(self._gradients, self.space, vector, retain=True)
+        parameters = self.space.parameters
+        columns = torch.autograd.grad(self._joined, parameters, vector, retain_graph=True, allow_unused=True)
+        return self.space.flatten(
+            [torch.zeros_like(p) if c is None else c for p, c in zip(parameters, columns, strict=True)]
+        )
 
     def gradient(self) -> Tensor | None:
         """Return the gradient that the graph was built for."""
@@ -128,6 +135,18 @@ class _Substitution(TorchFunctionMode):
 
 def _gradient_graph(loss_fn: LossFunction, parameters: list[Tensor]) -> tuple[Tensor, ...]:
     return differentiate(evaluate(loss_fn), parameters, create_graph=True)
+
+
+def _joined(gradients: Sequence[Tensor], space: ParameterSpace) -> Tensor | None:
+    """Return gradients as one vector (n,) with its graph, or None where they are of several kinds or constant.
+
+    One output with one cotangent: taking a vector apart for every product costs a small network a tenth of one.
+    """
+    alike = all(g.dtype == space.dtype and g.device == space.device for g in gradients) and not space.sharded
+    if not alike or not any(gradient.requires_grad for gradient in gradients):
+        return None
+    with torch.enable_grad():
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
 def _second_derivative(gradients: Sequence[Tensor], space: ParameterSpace, vector: Tensor, *, retain: bool) -> Tensor:

@@ -4,6 +4,7 @@ Sources: Parlett, "The Symmetric Eigenvalue Problem" (1998), chapters 11 (bounds
 Wu & Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems" (2000).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +21,21 @@ class RitzPairs:
         values: (m,) Ritz values.
         coefficients: (m, m) column i is the i-th Ritz vector in the basis.
         residuals: (m,) norms of ``A x - value x``.
-        errors: (m,) estimates of the distance to an eigenvalue; see :meth:`Lanczos.ritz_pairs`.
     """
 
     values: Tensor
     coefficients: Tensor
     residuals: Tensor
-    errors: Tensor
+
+    @property
+    def errors(self) -> Tensor:
+        """Return estimates (m,) of the distance to an eigenvalue: the smaller of r and r²/δ.
+
+        The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
+        r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
+        estimated from the other Ritz values, each less its own residual.
+        """
+        return error_estimates(self.values, self.residuals)
 
 
 class Lanczos:
@@ -97,15 +106,17 @@ class Lanczos:
         self.size += 1
         if self._deflate is not None:
             image = self._without(image, self._deflate)[0]
-        self._scale = max(self._scale, space.norm(image))
-        rest, shadow = self._without(image, self._basis[: self.size])
+        rest, shadow, beta = self._orthogonalize(image)
+        if self._deflate is not None:  # again: where little is left, rounding may be much of it
+            rest = self._without(rest, self._deflate)[0]
+            beta = space.norm(rest)
         self._projected[: self.size, column] = shadow
-        beta = space.norm(rest)
+        self._scale = max(self._scale, math.hypot(beta, *shadow.tolist()))
         if self.size == self.limit:
             self.exhausted = True
         elif beta > self.rounding:
             self._projected[self.size, column] = beta
-            self._append(rest / beta)
+            self._append(rest, 1 / beta)
         else:  # the subspace is invariant: another direction has nothing to do with it
             self.invariant = True
             self._append(self._direction(torch.zeros_like(rest)))
@@ -129,21 +140,30 @@ class Lanczos:
         """Return ``vector`` (n,) without its projection on orthonormal rows (m, n)."""
         return self._without(vector, basis)[0]
 
-    def ritz_pairs(self) -> RitzPairs:
-        """Return what the basis says.
+    def outlook(self, k: int) -> list[tuple[float, float]]:
+        """Return the k most wanted Ritz values and how strongly each is coupled to the next vector.
 
-        The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
-        r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
-        estimated from the other Ritz values, each less its own residual.
+        The coupling is the residual as it would be without noise in the products, and at most the residual.
+        This is what :meth:`ritz_pairs` costs a third of.
         """
+        size = self.size
+        g = self._projected[:size, :size]
+        values, vectors = torch.linalg.eigh((g + g.T) / 2)
+        beta = float(self._projected[size, size - 1])
+        pairs = zip(values.tolist(), vectors[-1].tolist(), strict=True)
+        ranked = sorted(pairs, key=lambda pair: abs(pair[0]) if self.which == "magnitude" else pair[0], reverse=True)
+        return [(value, beta * abs(last)) for value, last in ranked[:k]]
+
+    def ritz_pairs(self) -> RitzPairs:
+        """Return what the basis says."""
         size = self.size
         g = self._projected[:size, :size]
         values, vectors = torch.linalg.eigh((g + g.T) / 2)
         order = torch.argsort(values.abs() if self.which == "magnitude" else values, descending=True, stable=True)
         values, vectors = values[order], vectors[:, order]
-        last = self._projected[size, :size] @ vectors if size < len(self._projected) else torch.zeros_like(values)
-        residuals = (torch.linalg.vector_norm(g @ vectors - vectors * values, dim=0) ** 2 + last**2).sqrt()
-        return RitzPairs(values, vectors, residuals, error_estimates(values, residuals))
+        apart = self._projected[: size + 1, :size] @ vectors  # A x in the basis and the next vector
+        apart[:size] -= vectors * values
+        return RitzPairs(values, vectors, torch.linalg.vector_norm(apart, dim=0))
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """Return the vectors (k, n) with these ``coefficients`` (m, k) in the basis."""
@@ -167,8 +187,36 @@ class Lanczos:
         self._projected[keep, :keep] = coupling
         self.size = keep
 
-    def _append(self, vector: Tensor) -> None:
-        self._basis[self.size] = vector.to(self._basis.device)
+    def _append(self, vector: Tensor, factor: float = 1.0) -> None:
+        row = self._basis[self.size]
+        torch.mul(vector.to(row.device), factor, out=row)
+
+    def _orthogonalize(self, image: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return an ``image`` (n,) of the last vector minus its projection on the basis, that (m,), and what is left.
+
+        In exact arithmetic an image has components along the last two vectors alone; they are taken away first, by
+        themselves, and then what rounding, noise or a restart left along any: Gram-Schmidt, repeated only
+        where it took much away (Daniel, Gragg, Kaufman & Stewart 1976, with their η = 1/√2). Without the first part
+        it would take much away every time.
+        """
+        space, rows = self.operator.space, self._basis[: self.size]
+        recent = rows[-2:]
+        rest = image.to(rows.device)
+        local = space.dots(recent, rest)
+        rest = torch.addmv(rest, recent.T, local, alpha=-1)
+        shadow = part = space.dots(rows, rest)
+        rest = torch.addmv(rest, rows.T, part, alpha=-1)
+        left, taken = space.norm(rest), math.hypot(*part.tolist())
+        shadow[-2:] += local
+        # where all that is left is rounding, there is no direction to make orthogonal
+        while torch.finfo(rest.dtype).eps * math.hypot(*shadow.tolist()) < left < taken:
+            part = space.dots(rows, rest)
+            rest = torch.addmv(rest, rows.T, part, alpha=-1)
+            left, taken = space.norm(rest), math.hypot(*part.tolist())
+            shadow += part
+        if not math.isfinite(left):
+            raise ArithmeticError("a product is not finite")
+        return rest, shadow, left
 
     def _direction(self, wanted: Tensor) -> Tensor:
         """Return ``wanted`` made orthonormal to the basis, or a random vector if nothing is left of it."""
@@ -203,7 +251,7 @@ class Lanczos:
 
 
 def error_estimates(values: Tensor, residuals: Tensor) -> Tensor:
-    """Return the smaller of r and r²/δ for each Ritz value; see :meth:`Lanczos.ritz_pairs`.
+    """Return the smaller of r and r²/δ for each Ritz value; see :attr:`RitzPairs.errors`.
 
     Args:
         values: (m,) Ritz values.

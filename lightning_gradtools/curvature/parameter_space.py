@@ -46,6 +46,10 @@ class ParameterSpace:
         self.dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
         self.device = local[0].device
         self.sharded = any(isinstance(parameter, DTensor) for parameter in self.parameters)
+        # one kind of parameter, as most networks have, needs no conversion for each
+        self._uniform = not self.sharded and all(
+            p.dtype == self.dtype and p.device == self.device for p in self.parameters
+        )
         # parameters next to each other that are split alike share one reduction
         self._segments: list[tuple[slice, DTensor | None]] = []
         start = 0
@@ -59,12 +63,16 @@ class ParameterSpace:
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return tensors shaped as the parameters, such as gradients, as one vector (n,)."""
+        if self._uniform:
+            return torch.cat([tensor.reshape(-1) for tensor in tensors]).detach().to(self.device, self.dtype)
         parts = [_local(tensor).detach().reshape(-1).to(self.device, self.dtype) for tensor in tensors]
         return torch.cat(parts)
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
         """Return a vector (n,) as tensors of the shape, dtype and device of the parameters' local parts."""
         pieces = vector.split(self._sizes)
+        if self._uniform:
+            return [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         return [
             piece.view(shape).to(parameter.device, parameter.dtype)
             for piece, shape, parameter in zip(pieces, self._shapes, self.parameters, strict=True)
@@ -85,6 +93,8 @@ class ParameterSpace:
 
     def norm(self, vector: Tensor) -> float:
         """Return the Euclidean norm over all ranks."""
+        if not self.sharded:
+            return float(torch.linalg.vector_norm(vector))
         return float(self.dots(vector[None], vector)[0].clamp(min=0).sqrt())
 
     def random(self, generator: torch.Generator | None = None, *, signs: bool = False) -> Tensor:

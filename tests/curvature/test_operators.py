@@ -131,6 +131,22 @@ def test_frozen_and_tied_parameters():
     torch.testing.assert_close(columns(operator), dense_hessian(loss, kept), rtol=1e-10, atol=1e-12)
 
 
+def test_parameters_that_the_loss_is_linear_in_or_does_not_see_and_parameters_of_two_kinds():
+    loss, net = network()
+    linear, unseen = nn.Parameter(torch.ones(2).double()), nn.Parameter(torch.ones(3).double())
+    weights = list(net.parameters())
+    operator = RetainedHessian(lambda: loss() + linear.sum(), [linear, *weights, unseen])
+    expected = torch.block_diag(torch.zeros(2, 2).double(), dense_hessian(loss, weights), torch.zeros(3, 3).double())
+    torch.testing.assert_close(columns(operator), expected, rtol=1e-10, atol=1e-12)
+    assert operator.gradient()[:2].tolist() == [1, 1]
+    flat = RetainedHessian(lambda: linear.sum(), [linear])
+    assert columns(flat).abs().max() == 0
+    narrow = nn.Parameter(torch.ones(2))
+    mixed = RetainedHessian(lambda: loss() + narrow.square().sum().double(), [*weights, narrow])
+    expected = torch.block_diag(dense_hessian(loss, weights), 2 * torch.eye(2).double())
+    torch.testing.assert_close(columns(mixed), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_what_is_no_space_or_no_loss_is_named():
     with pytest.raises(ArgumentError, match="params: none requires"):
         ParameterSpace([torch.zeros(2)])
