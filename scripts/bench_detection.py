@@ -135,8 +135,7 @@ def main() -> None:
     chosen = [
         recipe
         for recipe in recipes().values()
-        if (half is None or recipe.half == half)
-        and (not arguments.only or recipe.name in arguments.only)
+        if (half is None or recipe.half == half) and (not arguments.only or recipe.name in arguments.only)
     ]
     seeds = arguments.seed or ([0] if arguments.quick else list(range(SEEDS)))
     versions = {"record": recorder_version()}

@@ -139,6 +139,7 @@ class History:
         reached: paths of the layers that a gradient ever reached.
         largest_update: the largest update ratio that each layer ever had.
         planned_steps: optimizer steps that the run is to have, None if that is not known.
+        guesses: the latest estimates of the loss of guessing, on the scale of the losses.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -150,10 +151,13 @@ class History:
     reached: set[str] = field(default_factory=set)
     largest_update: dict[str, float] = field(default_factory=dict)
     planned_steps: int | None = None
+    guesses: list[float] = field(default_factory=list)
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
+    MAX_GUESSES = 20
     FIRST = 5
+    TELLING = 0.99  # skill beyond which rounding drowns what it says of the loss of guessing
 
     def add_loss(self, step: int, loss: float) -> None:
         """Remember the loss of ``step``; one that is not finite is not remembered."""
@@ -168,6 +172,10 @@ class History:
     def add(self, observation: Observation) -> None:
         """Remember an observation."""
         self.observations.append(observation)
+        skill, (step, loss) = observation.skill, self.losses[-1] if self.losses else (-1, 0.0)
+        if skill is not None and skill < self.TELLING and step == observation.step:
+            self.guesses.append(loss / (1 - skill))
+            del self.guesses[: -self.MAX_GUESSES]
         for layer in observation.layers:
             if layer.gradient:
                 self.reached.add(layer.name)
@@ -190,13 +198,11 @@ class History:
 
     def guessing_loss(self) -> float | None:
         """Return the loss of guessing on the scale of the losses, None where it is not known."""
-        losses = dict(self.losses)
-        known = [
-            losses[each.step] / (1 - each.skill)
-            for each in self.observations
-            if each.skill is not None and each.skill < 1 and each.step in losses
-        ]
-        return statistics.median(known) if known else None
+        return statistics.median(self.guesses) if self.guesses else None
+
+    def share_done(self) -> float:
+        """Return the share of the run's steps that have been taken, 0 where its end is not known."""
+        return (self.step + 1) / self.planned_steps if self.planned_steps else 0.0
 
     def warming_up(self) -> bool:
         """Say whether the learning rate has been zero so far, or is still on its way up."""
@@ -228,6 +234,7 @@ class History:
             set(state["reached"]),
             dict(state["largest_update"]),
             state["planned_steps"],
+            list(state["guesses"]),
         )
 
 

@@ -29,7 +29,7 @@ class Progress:
         steps: number of losses seen lately, at most :data:`LONG`.
         level: median of the latest ten losses.
         start: median of the run's first losses.
-        gain: skill where it is known, otherwise 1 - level / start.
+        gain: 1 - level / loss of guessing where that is known, otherwise 1 - level / start.
         improving: whether the loss falls, beyond noise and by a share that matters.
         t: Welch's t of that fall, the larger of two; positive if it falls.
         noise: standard deviation of the latest losses.
@@ -58,14 +58,22 @@ def progress(history: History) -> Progress | None:
     if len(losses) < 10 or not history.first_losses:
         return None
     level, start = statistics.median(losses[-10:]), statistics.median(history.first_losses)
-    skill = history.skill()
-    gain = skill if skill is not None else (1 - level / start if start > 0 else math.nan)
+    gain = _gain(history, level, start)
     trend = _trend(losses[-SHORT:])
     settled = [loss for step, loss in history.losses[-LONG:] if step >= TRANSIENT]
     slow = _trend(settled) if len(settled) > SHORT else trend
     steps = min(len(losses), LONG)
     noise = math.sqrt(_variance(losses[-SHORT:]))
     return Progress(steps, level, start, gain, trend.falls or slow.falls, max(trend.t, slow.t), noise)
+
+
+def _gain(history: History, level: float, start: float) -> float:
+    guess, skill = history.guessing_loss(), history.skill()
+    if guess:
+        return 1 - level / guess
+    if skill is not None:  # near perfection from the first step on
+        return skill
+    return 1 - level / start if start > 0 else math.nan
 
 
 class _Trend(NamedTuple):

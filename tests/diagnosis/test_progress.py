@@ -27,9 +27,17 @@ def test_a_slow_fall_counts_and_the_first_transient_does_not():
     assert transient.nothing_learned(0.2)
 
 
-def test_skill_is_the_measure_where_it_is_known():
-    going = progress(history(loss=lambda step: 100.0 - step, skill=lambda step: -0.5))
-    assert going.gain == -0.5
+@pytest.mark.parametrize("scale", [1e-6, 1.0, -1.0])
+def test_the_loss_of_guessing_is_the_measure_where_it_is_known(scale):
+    def loss(step):
+        return 100.0 - step
+
+    going = progress(history(loss=lambda step: scale * loss(step), skill=lambda step: 1 - loss(step) / 40))
+    assert going.gain == pytest.approx(1 - 5.5 / 40)  # of the last ten losses, not of the last samples
+
+
+def test_perfection_from_the_start_is_known_by_its_skill_alone():
+    assert progress(history(loss=lambda step: 1e-9, skill=lambda step: 0.999)).gain == 0.999
 
 
 def test_too_little_is_known_before_ten_losses():

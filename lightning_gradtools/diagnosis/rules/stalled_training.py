@@ -126,10 +126,8 @@ def _faded(history: History) -> Iterator[Finding]:
 
 def _too_slow(history: History) -> Iterator[Finding]:
     going = progress(history)
-    if going is None or history.planned_steps is None or not going.gain < LITTLE or going.steps < _STEPS:
-        return
-    share = (history.step + 1) / history.planned_steps
-    if share < LATE:
+    share = history.share_done()
+    if going is None or share < LATE or not going.gain < LITTLE or going.steps < _STEPS:
         return
     evidence = (
         Evidence("learned, as a share of what there is", going.gain, LITTLE, going.steps),

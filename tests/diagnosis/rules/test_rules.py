@@ -141,8 +141,11 @@ class TestLoss:
 
     def test_noise_of_any_size_is_no_oscillation(self):
         for shift in range(100):
-            made = history(loss=lambda step, shift=shift: 2.3 + 2 * noise(step + 999 * shift), skill=lambda s: 0.3)
-            assert not serious(made)
+
+            def loss(step, shift=shift):
+                return 2.3 + 2 * noise(step + 999 * shift)
+
+            assert not serious(history(loss=loss, skill=lambda step, loss=loss: 1 - loss(step) / 3.3))
 
     def test_no_better_than_guessing_and_not_moving(self):
         assert serious(history(skill=lambda step: 0.01)) == {("stalled_training", "")}
@@ -190,10 +193,15 @@ class TestStalled:
         assert not serious(self.planned(1000, skill=lambda step: 0.6, rate=rate))
 
     def test_half_of_the_run_for_next_to_nothing(self):
-        made = self.planned(120, loss=falling, skill=lambda step: 0.06)
-        assert "after 83% of the run" in found(made)["stalled_training", ""].message
-        assert not serious(self.planned(300, loss=falling, skill=lambda step: 0.06))
-        assert not serious(self.planned(120, loss=falling, skill=lambda step: 0.15))
+        def slowly(steps, learned):
+            def loss(step):
+                return 2.3 * (1 - learned * step / 100)
+
+            return self.planned(steps, loss=loss, skill=lambda step: 1 - loss(step) / 2.3)
+
+        assert "after 83% of the run" in found(slowly(120, 0.07))["stalled_training", ""].message
+        assert not serious(slowly(300, 0.07))
+        assert not serious(slowly(120, 0.15))
 
 
 class TestSaturation:
