@@ -294,6 +294,10 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import bench_curvature as bench
+try:  # not part of what the first run costs
+    import curvlinops, pyhessian, scipy.sparse.linalg
+except ImportError:
+    pass  # each run says which
 names, found = sys.argv[2].split(","), {}
 for name in names:
     work = bench.Workload(name, 0)
@@ -321,7 +325,9 @@ for name in names:
         from scipy.sparse.linalg import eigsh
         with bench.sdpa_kernel(bench.SDPBackend.MATH):
             params = [p for p in work.net.parameters()]
-            op = HessianLinearOperator(work.net, criterion, params, [work.probe])
+            flat = torch.nn.Sequential(work.net, torch.nn.Flatten(0, -2)) if name == "W3" else work.net
+            loss = torch.nn.CrossEntropyLoss()  # it reads its reduction
+            op = HessianLinearOperator(flat, loss, params, [(work.probe[0], work.probe[1].flatten())])
             return eigsh(op.to_scipy(), k=5, which="LM", tol=1e-3, return_eigenvectors=False)
     record("PyHessian tol 1e-3", lambda: pyhessian(1e-3))
     record("curvlinops + eigsh 1e-3", curvlinops)
@@ -338,6 +344,8 @@ def peers(names: list[str]) -> dict[str, Any]:
         wanted = ["pyhessian", "curvlinops-for-pytorch", "scikit-learn", "scipy"]
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints)]
         subprocess.run([*install, *wanted, str(here.parents[1])], check=True)
+        # curvlinops brings one that is built for another torch, and torchmetrics imports it where it is found
+        subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision"], check=True)
         script = Path(folder, "peers.py")
         script.write_text(PEERS)
         done = subprocess.run(
