@@ -267,16 +267,24 @@ def peak_mib(what: str) -> float:
     return float(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
 
 
+def high_water_kib() -> float:
+    """Return the peak memory of this process; Linux counts its parent's into ``ru_maxrss``, but not here."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def memory(what: str) -> None:
     work = Workload("W3", 0)
     probe = work.batch(64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water_kib()
     if what == "gradient":
         torch.autograd.grad(work.loss(probe=probe), list(work.net.parameters()))
     else:
         method = {"differences": "finite_difference", "retained": "retained"}[what]
         hessian_spectrum(lambda: work.loss(probe=probe), work.net.parameters(), method=method, budget=16, max_basis=10)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((high_water_kib() - before) / 1024)
 
 
 PEERS = """
@@ -286,6 +294,10 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 import bench_curvature as bench
+try:  # not part of what the first run costs
+    import curvlinops, pyhessian, scipy.sparse.linalg
+except ImportError:
+    pass  # each run says which
 names, found = sys.argv[2].split(","), {}
 for name in names:
     work = bench.Workload(name, 0)
@@ -313,7 +325,9 @@ for name in names:
         from scipy.sparse.linalg import eigsh
         with bench.sdpa_kernel(bench.SDPBackend.MATH):
             params = [p for p in work.net.parameters()]
-            op = HessianLinearOperator(work.net, criterion, params, [work.probe])
+            flat = torch.nn.Sequential(work.net, torch.nn.Flatten(0, -2)) if name == "W3" else work.net
+            loss = torch.nn.CrossEntropyLoss()  # it reads its reduction
+            op = HessianLinearOperator(flat, loss, params, [(work.probe[0], work.probe[1].flatten())])
             return eigsh(op.to_scipy(), k=5, which="LM", tol=1e-3, return_eigenvectors=False)
     record("PyHessian tol 1e-3", lambda: pyhessian(1e-3))
     record("curvlinops + eigsh 1e-3", curvlinops)
@@ -330,6 +344,8 @@ def peers(names: list[str]) -> dict[str, Any]:
         wanted = ["pyhessian", "curvlinops-for-pytorch", "scikit-learn", "scipy"]
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints)]
         subprocess.run([*install, *wanted, str(here.parents[1])], check=True)
+        # curvlinops brings one that is built for another torch, and torchmetrics imports it where it is found
+        subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "torchvision"], check=True)
         script = Path(folder, "peers.py")
         script.write_text(PEERS)
         done = subprocess.run(
