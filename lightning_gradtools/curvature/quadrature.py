@@ -26,8 +26,9 @@ def estimate_trace(
     """Return the trace: that of the projection on the basis of ``lanczos``, and probes on its complement.
 
     With V the basis and z signs, ``tr A = tr VᵀAV + E[yᵀAy]`` for ``y = (I - VVᵀ) z``, exactly and for any V.
-    The basis costs nothing more, and the larger it is the less is left to chance; so it grows first, to half
-    of the products.
+    The basis costs nothing more, and the larger it is the less is left to chance, but also the fewer the probes; so it
+    grows first, to two fifths of the products. On three networks of 3,466 parameters, 14 seeds each, 100 products, the
+    90th percentile of the error was 0.88% with a basis of 20, 0.76% with 40, 1.09% with 50 and 1.24% with 60.
 
     Args:
         operator: whose trace is wanted.
@@ -36,8 +37,8 @@ def estimate_trace(
         meter: may stop it earlier.
         generator: of the probes.
     """
-    spent = lanczos.products
-    while not lanczos.exhausted and lanczos.products < products // 2 and not lanczos.full and meter.affords_product():
+    share = 2 * products // 5
+    while not lanczos.exhausted and lanczos.products < share and not lanczos.full and meter.affords_product():
         lanczos.step()
     inside = lanczos.projected_trace()
     probes: list[float] = []
