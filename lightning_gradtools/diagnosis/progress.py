@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lightning_gradtools.diagnosis.observation import History
 
 SHORT, LONG, TRANSIENT = 30, 100, 20  # steps
+LATE, LITTLE = 0.5, 0.1  # of the run; learned, as a share of what there is
 _T = 3.0  # standard errors; by chance once in 700 windows
 _LEAST_FALL = 0.01  # of the level, between the halves of a window
 
@@ -74,6 +75,11 @@ def _gain(history: History, level: float, start: float) -> float:
     if skill is not None:  # near perfection from the first step on
         return skill
     return 1 - level / start if start > 0 else math.nan
+
+
+def too_slow(history: History, going: Progress) -> bool:
+    """Say whether half of the run is over and next to nothing was learned."""
+    return history.share_done() >= LATE and going.gain < LITTLE
 
 
 class _Trend(NamedTuple):

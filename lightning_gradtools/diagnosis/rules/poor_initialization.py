@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.progress import progress, too_slow
 
 SIGNAL = 1e3  # largest over smallest deviation over samples of the layers' outputs
 LOSS = 10.0  # times the loss of guessing
-LATE, LITTLE = 0.5, 0.1  # of the run; learned, as a share of what there is
 _LOSSES = 20
 
 _REMEDY = (
@@ -46,7 +45,7 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
     sick = going is not None and (
         (going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up())
         or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
-        or (history.share_done() >= LATE and going.gain < LITTLE)
+        or too_slow(history, going)
     )
     severity = Severity.WARNING if sick else Severity.INFO
     signals = {layer.name: layer.signal for layer in seen[0].layers if layer.signal is not None and layer.signal > 0}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.progress import LATE, LITTLE, progress, too_slow
 
 LEARNED = 0.05
 _STEPS = 60
@@ -15,7 +15,6 @@ _SAMPLES = 8
 FADED = 1e-3  # learning rate / the largest so far
 EARLY = 0.25  # of the run
 HALF_LEARNED = 0.5
-LATE, LITTLE = 0.5, 0.1  # of the run; learned, as a share of what there is
 
 _REMEDY = (
     Remedy("Check that inputs and targets belong together: shuffled labels look like this."),
@@ -126,9 +125,9 @@ def _faded(history: History) -> Iterator[Finding]:
 
 def _too_slow(history: History) -> Iterator[Finding]:
     going = progress(history)
-    share = history.share_done()
-    if going is None or share < LATE or not going.gain < LITTLE or going.steps < _STEPS:
+    if going is None or going.steps < _STEPS or not too_slow(history, going):
         return
+    share = history.share_done()
     evidence = (
         Evidence("learned, as a share of what there is", going.gain, LITTLE, going.steps),
         Evidence("steps so far / steps of the run", share, LATE, history.step + 1),
