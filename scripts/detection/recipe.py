@@ -150,7 +150,8 @@ class Recipe:
         half: `choose`, for choosing rules and thresholds, or `report`. Whoever chooses looks at the runs until the
             detector is right about them, so what is reported comes from others: recipes that were written without
             looking at the detector or at what it says, and that nothing was chosen by. Once they have been looked at
-            they belong to `choose`, and new ones are due. `runs.recipes` sets it.
+            they belong to `choose`, and new ones are due. `fresh` are healthy ones alone, written after the rules were
+            last changed, for the false-alarm rate. `runs.recipes` sets it.
     """
 
     name: str

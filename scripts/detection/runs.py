@@ -15,6 +15,7 @@ import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from detection.fresh_healthy import FRESH_HEALTHY
 from detection.healthy import HEALTHY
 from detection.held_out_healthy import HELD_OUT_HEALTHY
 from detection.held_out_sick import HELD_OUT_SICK
@@ -30,14 +31,15 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "lightning_gradtools"
 HELD_OUT = ("held_out_healthy", "held_out_networks", "held_out_sick")
 MORE = ("more_healthy", "more_networks", "more_sick")
-RECIPES = ("data", "healthy", *HELD_OUT, *MORE, "networks", "recipe", "sick")
+RECIPES = ("data", "fresh_healthy", "healthy", *HELD_OUT, *MORE, "networks", "recipe", "sick")
 RECORDER = ("capture", "measurement", "rivals", "trace", *RECIPES)
 
 
 def recipes() -> dict[str, Recipe]:
-    """Return all recipes by name; the held-out ones are the half to report on."""
+    """Return all recipes by name; the held-out ones are the half to report on, the fresh ones a set of their own."""
     held_out = [replace(recipe, half="report") for recipe in (*HELD_OUT_HEALTHY, *HELD_OUT_SICK)]
-    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *MORE_HEALTHY, *MORE_SICK, *held_out)}
+    fresh = [replace(recipe, half="fresh") for recipe in FRESH_HEALTHY]
+    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *MORE_HEALTHY, *MORE_SICK, *held_out, *fresh)}
 
 
 def fit(recipe: Recipe, seed: int, callbacks: Sequence[Callback]) -> LightningModule:
