@@ -137,12 +137,12 @@ def two_processes() -> dict[str, Any]:
     for name in ("sigmoid stack", "killed units"):
         torch.manual_seed(0)
         settings = {"devices": 2, "strategy": DDPStrategy()}
-        found[name] = verdicts(watch(SICK[name](), data=digits(BATCH // 2), steps=41, **settings))
+        found[name] = verdicts(watch(SICK[name](), data=digits(BATCH // 2), **settings))
     for name in ("killed units", "constant weights"):
         torch.manual_seed(0)
         module = Sharded(SICK[name]().net)
         settings = {"devices": 2, "strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
-        found[f"{name}, FSDP2"] = verdicts(watch(module, data=digits(BATCH // 2), steps=41, **settings))
+        found[f"{name}, FSDP2"] = verdicts(watch(module, data=digits(BATCH // 2), **settings))
     torch.manual_seed(0)
     settings = {"devices": 2, "strategy": DDPStrategy(find_unused_parameters=True)}
     detector = watch(ApartOnce(SICK["killed units"]().net), data=digits(BATCH // 2), steps=41, **settings)
