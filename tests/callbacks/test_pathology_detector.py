@@ -199,6 +199,21 @@ def test_a_layer_that_is_never_called_and_one_that_is_called_now_and_then():
     assert serious(watch(Heads())) == {("no_gradient", "forgotten")}
 
 
+def test_heads_that_take_turns():
+    class InTurn(Classification):
+        def __init__(self):
+            super().__init__(stack(nn.ReLU, 1))
+            self.even, self.odd = nn.Linear(10, 10), nn.Linear(10, 10)
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            z = self.net(x)
+            first, second = (self.even(z), self.odd(z))
+            return F.cross_entropy(second if self.global_step % 2 else first, y)
+
+    assert not serious(watch(InTurn()))
+
+
 def test_findings_resolve_when_the_evidence_goes():
     class Revived(Classification):
         def on_train_batch_start(self, batch, batch_idx):

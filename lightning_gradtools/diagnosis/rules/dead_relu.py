@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
 
-INFO, WARNING, CRITICAL = 0.1, 0.5, 0.95  # shares of a layer's units; half a layer: SageMaker Debugger, TheDeepChecker
+INFO, WARNING, CRITICAL = 0.1, 0.5, 0.95  # shares of a layer's units; over half: SageMaker Debugger, TheDeepChecker
 
 _REMEDY = (
     Remedy("Lower the learning rate: a large step pushes a unit below zero for every input.", ("optimizer.lr=0.001",)),
@@ -36,7 +36,7 @@ def find_dead_relu(history: History) -> Iterator[Finding]:
         share = activation.dead / activation.units
         if share < INFO:
             continue
-        severity = Severity.CRITICAL if share >= CRITICAL else Severity.WARNING if share >= WARNING else Severity.INFO
+        severity = Severity.CRITICAL if share >= CRITICAL else Severity.WARNING if share > WARNING else Severity.INFO
         threshold = {Severity.INFO: INFO, Severity.WARNING: WARNING, Severity.CRITICAL: CRITICAL}[severity]
         when = (
             "never fired"

@@ -35,7 +35,7 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
 
     Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
     silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
-    one only if no gradient ever reached it.
+    one. Nor is a layer that a gradient ever reached: several heads may take turns.
     """
     if not history.observations:
         return
@@ -49,7 +49,7 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
     if len(cut_off) < _NEEDED:
         return
     steps = latest.step - history.observations[-_NEEDED].step + 1
-    for name in sorted(set.intersection(*cut_off)):
+    for name in sorted(set.intersection(*cut_off) - history.reached):
         message = f"{name} runs and is to be trained, but no gradient reaches its weights"
         evidence = (Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),)
         yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY)

@@ -82,7 +82,8 @@ class TestExploding:
 
 class TestActivations:
     @pytest.mark.parametrize(
-        ("dead", "severity"), [(5, None), (20, "info"), (50, "warning"), (94, "warning"), (95, "critical")]
+        ("dead", "severity"),
+        [(5, None), (20, "info"), (50, "info"), (51, "warning"), (94, "warning"), (95, "critical")],
     )
     def test_dead_units_by_their_share(self, dead, severity):
         made = history(loss=falling, activations=lambda s: (ActivationObservation("a", "relu", 100, dead),))
