@@ -35,7 +35,7 @@ def find_no_gradient(history: History) -> Iterator[Finding]:
 
     Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
     silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
-    one. Nor is a layer that a gradient ever reached: several heads may take turns.
+    one too; a layer that a gradient ever reached is not: several heads may take turns.
     """
     if not history.observations:
         return
