@@ -35,7 +35,7 @@ def diagnose(history: History) -> list[Finding]:
     """
     nonfinite = list(find_nonfinite(history))
     found = nonfinite or [finding for rule in RULES for finding in rule(history)]
-    if any(each.layer and each.severity >= Severity.WARNING for each in found):
+    if any(each.layer and each.severity >= Severity.WARNING and not _is_stalled(each) for each in found):
         return [replace(each, remedy=(_CAUSE_FIRST, *each.remedy)) if _is_stalled(each) else each for each in found]
     return found
 

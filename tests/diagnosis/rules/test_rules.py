@@ -181,6 +181,7 @@ class TestStalled:
         assert "1.0e-07 of themselves in all 100 steps" in stands.message
         partly = self.planned(loss=falling, seen=lambda step: seen(step, fast=1e-2))
         assert serious(partly) == {("stalled_training", "net.slow")}
+        assert "Raise the learning rate" in found(partly)["stalled_training", "net.slow"].remedy[0].sentence
         assert not serious(self.planned(loss=falling, seen=lambda step: seen(step, 1e-2 if step == 0 else 0.0, 1e-2)))
         assert not serious(history(loss=falling, every=5, seen=seen)), "the run has no end that is known"
 
