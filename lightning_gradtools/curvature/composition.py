@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature.operator import CurvatureOperator
+from lightning_gradtools.curvature.operator import CurvatureOperator, one_sided
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 from lightning_gradtools.distributed import mean_over_ranks
 
@@ -92,7 +92,14 @@ class MeanOverRanks:
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        product = self._operator(vector)
+        return self._mean(self._operator(vector))
+
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+        """Return the mean of that of each rank's, if it has one."""
+        local = one_sided(self._operator, vector, step)
+        return None if local is None else self._mean(local)
+
+    def _mean(self, product: Tensor) -> Tensor:
         told = product.new_tensor([self._operator.gradients, self._operator.error])
         mean = mean_over_ranks(torch.cat([product, told]))
         self.gradients, self.error = mean[-2:].tolist()
@@ -145,6 +152,12 @@ class CountedProducts:
         self.products += 1
         return self._operator(vector)
 
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+        """Return that of the other, which counts as a product."""
+        product = one_sided(self._operator, vector, step)
+        self.products += product is not None
+        return product
+
     def gradient(self) -> Tensor | None:
         """Return that of the other."""
         return self._operator.gradient()
@@ -193,6 +206,11 @@ class Preconditioned:
     def __call__(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
         return self._root * self._operator(self._root * vector)
+
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+        """Return that of A in the coordinates of the new metric, if it has one."""
+        product = one_sided(self._operator, self._root * vector, step)
+        return None if product is None else self._root * product
 
     def gradient(self) -> Tensor | None:
         """Return the gradient in the coordinates of the new metric."""

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Eigenpairs:
         bounds: (k,) residuals, and what rounding and the operator's own error may add.
         vectors: (k, n) orthonormal rows.
         converged: whether all are within the tolerance.
+        noisy: whether errors of relaxed products, and nothing else, kept them from it.
         resolution: eigenvalues smaller than this cannot be told from zero.
     """
 
@@ -38,6 +39,7 @@ class Eigenpairs:
     vectors: Tensor
     converged: bool
     resolution: float
+    noisy: bool = False
 
 
 def start_vector(
@@ -97,9 +99,9 @@ def eigenpairs(
     """Run ``lanczos`` until its k most wanted Ritz pairs have converged or ``meter`` says stop.
 
     A pair (θ, x) has converged when its error estimate (the residual r, or r² over the gap to its neighbours)
-    is at most ``rtol |θ|`` and r itself at most :func:`residual_slack` times that. It gives up when noise in the
-    products keeps residuals from falling. Values that rounding cannot tell from zero count as converged once
-    their residual is as small.
+    is at most ``rtol |θ|`` and r without the estimated noise at most :func:`residual_slack` times that. It gives up
+    when noise in the products keeps residuals from falling. Values that rounding cannot tell from zero count as
+    converged once their residual is as small.
 
     Args:
         lanczos: goes on where it stands.
@@ -109,8 +111,8 @@ def eigenpairs(
         progress: called after each product with the products spent and the largest error estimate, relative.
     """
     wanted, slack = min(k, lanczos.limit), residual_slack(k)
-    pairs, done, best, latest, look = None, wanted == 0, math.inf, 0, 0
-    while not done and not lanczos.exhausted and meter.affords_product():
+    pairs, done, noisy, best, latest, look = None, wanted == 0, False, math.inf, 0, 0
+    while not done and not noisy and not lanczos.exhausted and meter.affords_product():
         lanczos.step()
         pairs = None
         if lanczos.size < wanted:
@@ -124,9 +126,10 @@ def eigenpairs(
         excess = _excess(lanczos.outlook(wanted), slack * rtol, lanczos.rounding)
         if excess <= 1:
             pairs = pairs or lanczos.ritz_pairs()
-            seen = zip(pairs.values.tolist(), pairs.residuals[:wanted].tolist(), strict=False)
+            seen = zip(pairs.values.tolist(), (pairs.residuals - pairs.noise)[:wanted].tolist(), strict=False)
             excess = _excess(list(seen), slack * rtol, lanczos.rounding)
             done = excess <= 1 and _converged(pairs, wanted, rtol, lanczos.rounding)
+            noisy = lanczos.noise > 0 and not done
         elif math.isfinite(excess):
             look = lanczos.products + max(1, int(math.log(excess, _FASTEST_FALL)))
         if excess < 0.9 * best:
@@ -135,7 +138,8 @@ def eigenpairs(
             break
     if pairs is None and lanczos.size:
         pairs = lanczos.ritz_pairs()
-    return selected(lanczos, pairs, wanted, done or (lanczos.exhausted and lanczos.size >= wanted))
+    found = selected(lanczos, pairs, wanted, done or (lanczos.exhausted and lanczos.size >= wanted))
+    return replace(found, noisy=noisy)
 
 
 def selected(lanczos: Lanczos, pairs: RitzPairs | None, wanted: int, converged: bool) -> Eigenpairs:

@@ -6,11 +6,76 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate
+from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 _FACTOR = 4.0  # between two steps that are compared
 _TRIALS = 12
+
+
+class Displacement:
+    """Gradients of a loss beside the point where its parameters are, and the way back.
+
+    Parameters are put back from a copy, not by subtraction, so they are the same bit by bit afterwards.
+
+    Args:
+        loss_fn: returns the scalar loss on fixed data, the same at every call.
+        space: of the parameters.
+
+    Attributes:
+        smooth: whether no operation of the loss has a kink, as far as its graph tells; None before the first gradient.
+    """
+
+    def __init__(self, loss_fn: LossFunction, space: ParameterSpace) -> None:
+        self._loss_fn, self._space = loss_fn, space
+        self.smooth: bool | None = None
+        self._point = [_local(parameter).detach().clone() for parameter in space.parameters]
+        self._accumulates = space.sharded  # FSDP reduces gradients only as they are accumulated
+
+    def gradient(self, direction: Tensor | None = None, step: float = 0.0) -> Tensor:
+        """Return the gradient (n,) at ``step`` times ``direction`` (n,) from the point, or there."""
+        if direction is None:
+            return self._gradient()
+        try:
+            self._move(direction, step)
+            return self._gradient()
+        finally:
+            self._restore()
+
+    def _loss(self) -> Tensor:
+        loss = evaluate(self._loss_fn)
+        if self.smooth is None:
+            self.smooth = is_smooth([loss])
+        return loss
+
+    # Through `.data`, so that graphs which others hold do not take the weights for changed.
+    def _move(self, direction: Tensor, step: float) -> None:
+        along = self._space.unflatten(direction)
+        for parameter, start, way in zip(self._space.parameters, self._point, along, strict=True):
+            torch.add(start, way, alpha=step, out=_local(parameter).data)
+
+    def _restore(self) -> None:
+        for parameter, start in zip(self._space.parameters, self._point, strict=True):
+            _local(parameter).data.copy_(start)
+
+    def _gradient(self) -> Tensor:
+        parameters = self._space.parameters
+        if not self._accumulates:
+            try:
+                return self._space.flatten(differentiate(self._loss(), parameters))
+            except RuntimeError as error:
+                if "checkpoint" not in str(error).lower():
+                    raise
+                self._accumulates = True  # reentrant checkpointing knows only `backward()`
+        kept = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            self._loss().backward()
+            return self._space.flatten([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        finally:
+            for parameter, before in zip(parameters, kept, strict=True):
+                parameter.grad = before
 
 
 class FiniteDifferenceHessian:
@@ -25,7 +90,6 @@ class FiniteDifferenceHessian:
     below 1e-3 along random directions and along the top eigenvector, where the right steps are a thousand
     times apart.
 
-    Parameters are put back from a copy, not by subtraction, so they are the same bit by bit afterwards.
     Memory: the gradient's, and two vectors.
 
     Args:
@@ -44,9 +108,8 @@ class FiniteDifferenceHessian:
         self.product_cost = 4.0 if richardson else 2.0
         self.gradients = 0.0
         self.error = 0.0
-        self._loss_fn, self._richardson = loss_fn, richardson
-        self._point = [_local(parameter).detach().clone() for parameter in self.space.parameters]
-        self._accumulates = self.space.sharded  # FSDP reduces gradients only as they are accumulated
+        self._richardson = richardson
+        self._displacement = Displacement(loss_fn, self.space)
         self._moved = 0.0  # c: by how much a step moves the gradient
         self._curvature = 0.0  # ‖H v‖ of the last product
         self._flat: Tensor | None = None
@@ -57,25 +120,30 @@ class FiniteDifferenceHessian:
         if length == 0:
             return torch.zeros_like(vector)
         direction = vector / length
-        try:
-            if not self._moved:
-                return length * self._search(direction)
-            for _ in range(3):
-                product = self._difference(direction, self._moved / self._curvature)
-                found = max(self.space.norm(product), 1e-3 * self._curvature)
-                near = found / 6 < self._curvature < found * 6
-                self._curvature = found
-                if near:
-                    break
-            return length * product
-        finally:
-            self._restore()
+        if not self._moved:
+            return length * self._search(direction)
+        for _ in range(3):
+            product = self._difference(direction, self._moved / self._curvature)
+            found = max(self.space.norm(product), 1e-3 * self._curvature)
+            near = found / 6 < self._curvature < found * 6
+            self._curvature = found
+            if near:
+                break
+        return length * product
 
     def gradient(self) -> Tensor | None:
         """Return the gradient, for the price of one the first time."""
         if self._flat is None:
             self._flat = self._gradient()
         return self._flat
+
+    def is_smooth(self) -> bool:
+        """Say whether no operation of the loss has a kink, as far as its graph tells, once there was a product."""
+        return bool(self._displacement.smooth)
+
+    def displacement(self) -> Displacement:
+        """Return what takes the gradients."""
+        return self._displacement
 
     def _search(self, direction: Tensor) -> Tensor:
         """Find c, and return the product."""
@@ -117,42 +185,11 @@ class FiniteDifferenceHessian:
         return (4 * self._central(direction, step / 2) - self._central(direction, step)) / 3
 
     def _central(self, direction: Tensor, step: float) -> Tensor:
-        self._move(direction, step)
-        ahead = self._gradient()
-        self._move(direction, -step)
-        return (ahead - self._gradient()) / (2 * step)
+        return (self._gradient(direction, step) - self._gradient(direction, -step)) / (2 * step)
 
-    # Through `.data`, so that graphs which others hold do not take the weights for changed.
-    def _move(self, direction: Tensor, step: float) -> None:
-        for parameter, start, along in zip(
-            self.space.parameters, self._point, self.space.unflatten(direction), strict=True
-        ):
-            _local(parameter).data.copy_(start + step * along)
-
-    def _restore(self) -> None:
-        for parameter, start in zip(self.space.parameters, self._point, strict=True):
-            _local(parameter).data.copy_(start)
-
-    def _gradient(self) -> Tensor:
+    def _gradient(self, direction: Tensor | None = None, step: float = 0.0) -> Tensor:
         self.gradients += 1
-        if not self._accumulates:
-            try:
-                return self.space.flatten(differentiate(evaluate(self._loss_fn), self.space.parameters))
-            except RuntimeError as error:
-                if "checkpoint" not in str(error).lower():
-                    raise
-                self._accumulates = True  # reentrant checkpointing knows only `backward()`
-        kept = [parameter.grad for parameter in self.space.parameters]
-        for parameter in self.space.parameters:
-            parameter.grad = None
-        try:
-            evaluate(self._loss_fn).backward()
-            return self.space.flatten(
-                [torch.zeros_like(p) if p.grad is None else p.grad for p in self.space.parameters]
-            )
-        finally:
-            for parameter, before in zip(self.space.parameters, kept, strict=True):
-                parameter.grad = before
+        return self._displacement.gradient(direction, step)
 
 
 def _local(parameter: Tensor) -> Tensor:

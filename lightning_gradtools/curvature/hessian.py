@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate
+from lightning_gradtools.curvature.finite_difference import Displacement
+from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 
@@ -33,6 +34,7 @@ class RetainedHessian:
 
     def __init__(self, loss_fn: LossFunction, parameters: Iterable[Tensor]) -> None:
         self.space = ParameterSpace(parameters)
+        self._loss_fn = loss_fn
         self._gradients = _gradient_graph(loss_fn, self.space.parameters)
         self.gradients = 1.0
         self._joined = _joined(self._gradients, self.space)
@@ -52,6 +54,14 @@ class RetainedHessian:
     def gradient(self) -> Tensor | None:
         """Return the gradient that the graph was built for."""
         return self._flat
+
+    def is_smooth(self) -> bool:
+        """Say whether no operation of the loss has a kink, as far as its graph tells."""
+        return is_smooth(self._gradients)
+
+    def displacement(self) -> Displacement:
+        """Return what takes gradients beside the point of the graph."""
+        return Displacement(self._loss_fn, self.space)
 
 
 class FreshHessian:

@@ -14,6 +14,7 @@ from lightning_gradtools.curvature.lanczos import Lanczos
 from lightning_gradtools.curvature.method import hessian_operator
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction
 from lightning_gradtools.curvature.quadrature import estimate_density, estimate_trace
+from lightning_gradtools.curvature.relaxation import RelaxedProducts
 from lightning_gradtools.curvature.spectrum import Spectrum
 
 _TRACE_PRODUCTS = 100
@@ -126,15 +127,24 @@ def operator_spectrum(
 ) -> Spectrum:
     """Return the spectrum of any symmetric operator; the arguments are those of :func:`hessian_spectrum`."""
     counted = CountedProducts(operator)
-    lanczos = Lanczos(
-        counted,
-        start_vector(counted, start, generator),
-        max_basis=max_basis,
-        which=which,
-        storage=storage,
-        generator=generator,
-    )
+    relaxed = RelaxedProducts(counted, rtol, meter)
+
+    def iteration(first: Tensor, relaxed: RelaxedProducts | None) -> Lanczos:
+        return Lanczos(
+            counted,
+            first,
+            max_basis=max_basis,
+            which=which,
+            relaxed=relaxed,
+            storage=storage,
+            generator=generator,
+        )
+
+    lanczos = iteration(start_vector(counted, start, generator), relaxed)
     found = eigenpairs(lanczos, top_k, rtol=rtol, meter=meter, progress=progress)
+    if found.noisy and meter.affords_product():
+        lanczos = iteration(start_vector(counted, found.vectors, generator), None)
+        found = eigenpairs(lanczos, top_k, rtol=rtol, meter=meter, progress=progress)
     if multiplicity:
         found = complete(
             found,
@@ -173,7 +183,7 @@ def operator_spectrum(
         products=counted.products,
         gradients=counted.gradients,
         seconds=meter.seconds,
-        method=operator.name,
+        method=operator.name + relaxed.account(),
         converged=found.converged,
         resolution=found.resolution,
         gradient_cosine=_cosine(gradient, found.vectors, counted),

@@ -5,6 +5,7 @@ Wu & Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problem
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,22 +21,27 @@ class RitzPairs:
     Attributes:
         values: (m,) Ritz values.
         coefficients: (m, m) column i is the i-th Ritz vector in the basis.
-        residuals: (m,) norms of ``A x - value x``.
+        residuals: (m,) norms of ``A x - value x``, with ``noise``.
+        inner: (m,) how much of them lies in the basis: 0 but for errors of products.
+        noise: (m,) how much of them errors of relaxed products may make, if they have nothing to do with each other.
     """
 
     values: Tensor
     coefficients: Tensor
     residuals: Tensor
+    inner: Tensor
+    noise: Tensor
 
     @property
     def errors(self) -> Tensor:
-        """Return estimates (m,) of the distance to an eigenvalue: the smaller of r and r²/δ.
+        """Return estimates (m,) of the distance to an eigenvalue: the smaller of r and r²/δ, but at least ``inner``.
 
         The distance of a Ritz value θ with residual r to the nearest eigenvalue is at most r; and at most
         r²/δ if no other eigenvalue is closer to it than δ (Kato-Temple; Parlett 1998, theorem 11.7.1). δ is
-        estimated from the other Ritz values, each less its own residual.
+        estimated from the other Ritz values, each less its own residual. The square is that of exact products:
+        an error E of theirs moves a Ritz value by xᵀE x, of the size of what is seen of E in the basis.
         """
-        return error_estimates(self.values, self.residuals)
+        return torch.maximum(error_estimates(self.values, self.residuals), self.inner)
 
 
 class Lanczos:
@@ -43,13 +49,15 @@ class Lanczos:
 
     After m steps ``A V = V G + v bᵀ`` holds for the products as computed, with the basis V (n, m), the next
     vector v, and G upper Hessenberg or, after a restart, an arrow followed by it. Ritz values are
-    eigenvalues of (G + Gᵀ)/2, and residuals use G itself, so that noise in the products is seen by them.
+    eigenvalues of (G + Gᵀ)/2, and residuals use G itself, so that noise in the products is seen by them. Of a relaxed
+    product the components along vectors whose own product was exact are replaced by what that says they are.
 
     Args:
         operator: symmetric.
         start: (n,) the first direction; zero draws one.
         max_basis: vectors kept; when they are, a restart keeps the best.
         which: ``"magnitude"`` or ``"algebraic"``: what is wanted, largest first.
+        relaxed: makes the products, and estimates the norm of their errors; None takes them for exact.
         deflate: (q, n) orthonormal rows; the iteration runs on their orthogonal complement.
         storage: the device of the basis; None is that of the vectors.
         generator: draws new directions where an invariant subspace is exhausted.
@@ -68,17 +76,19 @@ class Lanczos:
         *,
         max_basis: int,
         which: str = "magnitude",
+        relaxed: Callable[[Tensor], tuple[Tensor, float]] | None = None,
         deflate: Tensor | None = None,
         storage: torch.device | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         space = operator.space
         self.operator, self.which, self._generator = operator, which, generator
-        self._deflate = deflate
+        self._relaxed, self._deflate = relaxed, deflate
         self.limit = space.dimension - (0 if deflate is None else len(deflate))
         rows = min(max_basis, self.limit)
         self._basis = torch.empty(rows + 1, space.numel, dtype=space.dtype, device=storage or space.device)
         self._projected = torch.zeros(rows + 1, rows, dtype=torch.float64)  # G, and bᵀ as the row below it
+        self._errors = torch.zeros(rows, dtype=torch.float64)  # norms, of each product
         self.size = self.products = 0
         self.exhausted = self.limit == 0
         self.invariant = False
@@ -101,7 +111,7 @@ class Lanczos:
             self._restart()
         space, column = self.operator.space, self.size
         vector = self._basis[column].to(space.device)
-        image = self.operator(vector)
+        image, error = (self.operator(vector), 0.0) if self._relaxed is None else self._relaxed(vector)
         self.products += 1
         self.size += 1
         if self._deflate is not None:
@@ -111,6 +121,9 @@ class Lanczos:
             rest = self._without(rest, self._deflate)[0]
             beta = space.norm(rest)
         self._projected[: self.size, column] = shadow
+        self._errors[column] = error
+        if error:
+            self._correct(column)
         self._scale = max(self._scale, math.hypot(beta, *shadow.tolist()))
         if self.size == self.limit:
             self.exhausted = True
@@ -120,6 +133,11 @@ class Lanczos:
         else:  # the subspace is invariant: another direction has nothing to do with it
             self.invariant = True
             self._append(self._direction(torch.zeros_like(rest)))
+
+    @property
+    def noise(self) -> float:
+        """The Frobenius norm of what the errors of relaxed products add to the products with the basis, estimated."""
+        return float(self._errors[: self.size].norm())
 
     @property
     def full(self) -> bool:
@@ -163,7 +181,8 @@ class Lanczos:
         values, vectors = values[order], vectors[:, order]
         apart = self._projected[: size + 1, :size] @ vectors  # A x in the basis and the next vector
         apart[:size] -= vectors * values
-        return RitzPairs(values, vectors, torch.linalg.vector_norm(apart, dim=0))
+        noise = (self._errors[:size, None] * vectors).norm(dim=0)
+        return RitzPairs(values, vectors, apart.norm(dim=0) + noise, apart[:size].norm(dim=0), noise)
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """Return the vectors (k, n) with these ``coefficients`` (m, k) in the basis."""
@@ -182,10 +201,20 @@ class Lanczos:
         self._basis[:keep] = rotated
         self._basis[keep] = following
         inner = kept.T @ self._projected[:rows, :rows] @ kept
+        self._errors.zero_()
+        self._errors[:keep] = pairs.noise[:keep]
         self._projected.zero_()
         self._projected[:keep, :keep] = inner
         self._projected[keep, :keep] = coupling
         self.size = keep
+
+    def _correct(self, column: int) -> None:
+        """Put into a relaxed product what exact ones say of it, ``vᵢᵀ(A v) = (A vᵢ)ᵀ v``, and learn of its error."""
+        exact = self._errors[:column] == 0
+        said = self._projected[column, :column][exact]
+        apart = float((self._projected[:column, column][exact] - said).norm())
+        self._projected[:column, column][exact] = said
+        self._errors[column] = max(float(self._errors[column]), apart)
 
     def _append(self, vector: Tensor, factor: float = 1.0) -> None:
         row = self._basis[self.size]

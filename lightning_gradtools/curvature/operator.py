@@ -1,7 +1,8 @@
 """What every curvature operator offers: symmetric, and known only by its products with vectors."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -10,6 +11,12 @@ from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 LossFunction = Callable[[], Tensor]
+
+# Nodes of autograd graphs whose slope jumps somewhere, or, compiled, cannot be known.
+_KINKED = re.compile(
+    "(Relu|Threshold|LeakyRelu|Prelu|Rrelu|Hard|Softshrink|Clamp|Abs|L1Loss|SmoothL1Loss|Huber|Max|Min|Amax|Amin|"
+    "Aminmax|AdaptiveMax|FractionalMax|Topk|Sort|Median|Nanmedian|Kthvalue|Cummax|Cummin|Compiled)"
+)
 
 
 class CurvatureOperator(Protocol):
@@ -47,6 +54,23 @@ class CurvatureOperator(Protocol):
         ...
 
 
+@runtime_checkable
+class Differentiable(Protocol):
+    """A curvature operator that may also have products for one gradient, less exact."""
+
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+        """Return ``(g(w + step v) - g(w)) / step`` (n,) for a ``vector`` v (n,), or None if that is not to be had.
+
+        The answer, whether there is one, is the same on all ranks.
+        """
+        ...
+
+
+def one_sided(operator: CurvatureOperator, vector: Tensor, step: float) -> Tensor | None:
+    """Return the one-sided difference of gradients along ``vector`` (n,) that ``operator`` has, or None."""
+    return operator.one_sided(vector, step) if isinstance(operator, Differentiable) else None
+
+
 def evaluate(loss_fn: LossFunction) -> Tensor:
     """Return the loss [] with its graph.
 
@@ -77,15 +101,24 @@ def differentiate(
     return tuple(torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs)
 
 
+def is_smooth(outputs: Sequence[Tensor]) -> bool:
+    """Say whether the graph of ``outputs`` has no operation with a kink, and none that hides what it does."""
+    return not any(_KINKED.match(name) for name in _operations(outputs))
+
+
 def _is_reentrant(output: Tensor) -> bool:
     """Look for a reentrant checkpoint in the graph of ``output``."""
-    seen, waiting = set(), [output.grad_fn]
+    return "CheckpointFunctionBackward" in _operations([output])
+
+
+def _operations(outputs: Sequence[Tensor]) -> set[str]:
+    """Return the names of the nodes in the graph of ``outputs``."""
+    seen, names, waiting = set(), set(), [output.grad_fn for output in outputs]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
-        if node.name() == "CheckpointFunctionBackward":
-            return True
         seen.add(node)
+        names.add(node.name())
         waiting.extend(following for following, _ in node.next_functions)
-    return False
+    return names

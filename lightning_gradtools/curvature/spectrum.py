@@ -46,7 +46,8 @@ class Trace:
 
     Attributes:
         value: the estimate.
-        standard_error: of the estimate, from its random probes; 0 if it is exact.
+        standard_error: of the estimate, from its random probes and from differences in place of products; 0 if it
+            is exact.
     """
 
     value: float
@@ -60,7 +61,8 @@ class Spectrum:
     Attributes:
         eigenvalues: (k,) float64 on the host, as asked for: by magnitude or algebraically, largest first.
         bounds: (k,) how far from each eigenvalue found one of the operator is at most, from the residual.
-        residuals: (k,) norms of ``A x - λ x``.
+        residuals: (k,) norms of ``A x - λ x``; where differences took the place of products, with an estimate of what
+            their errors may add.
         eigenvectors: (k, n) rows, orthonormal and sharded as the parameters are; None unless asked for.
         trace: None unless asked for.
         density: None unless asked for.
@@ -68,7 +70,7 @@ class Spectrum:
         products: operator-vector products spent.
         gradients: the same in gradients (one forward and backward), by operation count.
         seconds: wall-clock time.
-        method: the operator that made the products, and why it was chosen.
+        method: the operator that made the products, why it was chosen, and how many were differences of gradients.
         converged: whether each eigenvalue is within the tolerance asked for, by the error that its residual and
             the gap to its neighbours imply.
         resolution: eigenvalues smaller than this cannot be told from zero.

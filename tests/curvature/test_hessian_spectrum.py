@@ -52,10 +52,17 @@ def test_prescribed_spectra_are_recovered_with_multiplicity(distinct, copies, wh
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=20, max_size=50), st.integers(0, 100), st.integers(2, 30))
-def test_every_value_is_within_its_bound_of_an_eigenvalue_converged_or_not(values, seed, gradients):
+@given(
+    st.lists(st.floats(-5, 5), min_size=20, max_size=50),
+    st.integers(0, 100),
+    st.integers(2, 30),
+    st.sampled_from(["auto", "retained"]),
+)
+def test_every_value_is_within_its_bound_of_an_eigenvalue_converged_or_not(values, seed, gradients, method):
     loss, parameters, matrix = quadratic(values, seed)
-    found = hessian_spectrum(loss, parameters, budget=gradients, generator=generator(seed), keep_vectors=True)
+    found = hessian_spectrum(
+        loss, parameters, method=method, budget=gradients, generator=generator(seed), keep_vectors=True
+    )
     exact = torch.linalg.eigvalsh(matrix)
     distance = (found.eigenvalues[:, None] - exact).abs().min(dim=1).values
     assert (distance <= found.bounds).all()
@@ -64,7 +71,8 @@ def test_every_value_is_within_its_bound_of_an_eigenvalue_converged_or_not(value
         x = found.eigenvectors
         torch.testing.assert_close(x @ x.T, torch.eye(len(x), dtype=x.dtype), rtol=0, atol=1e-10)
         residuals = (x @ matrix - found.eigenvalues[:, None] * x).norm(dim=1)
-        torch.testing.assert_close(residuals, found.residuals, rtol=1e-6, atol=1e-10)
+        if method == "retained":
+            torch.testing.assert_close(residuals, found.residuals, rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["auto", "retained", "fresh", "finite_difference"])
@@ -148,9 +156,13 @@ def test_a_budget_returns_the_best_found_and_says_that_it_is_not_done():
 def test_trace_is_within_its_standard_error_and_exact_where_the_basis_is_everything():
     loss, net = network()
     exact = float(dense_hessian(loss, list(net.parameters())).trace())
-    whole = hessian_spectrum(loss, net.parameters(), trace=200, top_k=2, max_basis=100, generator=generator())
+    options = {"trace": 200, "top_k": 2, "max_basis": 100}
+    whole = hessian_spectrum(loss, net.parameters(), method="retained", generator=generator(), **options)
     assert whole.trace.standard_error == 0
     assert whole.trace.value == pytest.approx(exact, rel=1e-10)
+    relaxed = hessian_spectrum(loss, net.parameters(), generator=generator(), **options)
+    assert 0 < relaxed.trace.standard_error < 1e-6 * exact
+    assert abs(relaxed.trace.value - exact) < 5 * relaxed.trace.standard_error
     scores = []
     for seed in range(40):
         found = hessian_spectrum(loss, net.parameters(), trace=30, top_k=2, max_basis=15, generator=generator(seed))

@@ -25,6 +25,7 @@ def test_eigenvalues_in_float64_equal_those_of_one_process(ranks, single, case):
         assert (values - expected).abs().max() <= 1e-6 * expected.abs().max()
         assert ((values - expected).abs() <= bounds + single["spectrum"][1]).all()
         assert method.startswith("retained" if case == "DDP" else "finite difference")
+        assert ("one-sided" in method) == (case != "DDP, differences")
     assert torch.equal(ranks[0][case][0], ranks[1][case][0])
 
 
