@@ -1,7 +1,7 @@
 """What every curvature operator offers: symmetric, and known only by its products with vectors."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -108,17 +108,16 @@ def is_smooth(outputs: Sequence[Tensor]) -> bool:
 
 def _is_reentrant(output: Tensor) -> bool:
     """Look for a reentrant checkpoint in the graph of ``output``."""
-    return "CheckpointFunctionBackward" in _operations([output])
+    return any(name == "CheckpointFunctionBackward" for name in _operations([output]))
 
 
-def _operations(outputs: Sequence[Tensor]) -> set[str]:
-    """Return the names of the nodes in the graph of ``outputs``."""
-    seen, names, waiting = set(), set(), [output.grad_fn for output in outputs]
+def _operations(outputs: Sequence[Tensor]) -> Iterator[str]:
+    """Walk the graph of ``outputs`` and name its nodes."""
+    seen, waiting = set(), [output.grad_fn for output in outputs]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        names.add(node.name())
+        yield node.name()
         waiting.extend(following for following, _ in node.next_functions)
-    return names
