@@ -103,7 +103,7 @@ class HessianSpectrum(Observer):
         per_layer: whether to compute the top eigenvalue of each layer's block of the Hessian too.
         num_batches: probe batches; fewer if the loader has not as many.
         source: ``"train"`` or ``"val"``: the loader of the probe batches.
-        method: as of :func:`~lightning_gradtools.curvature.hessian_spectrum`.
+        method: as of :func:`~lightning_gradtools.curvature.hessian_spectrum`; ``latest.method`` says what it was.
         memory: the same.
         budget_seconds: limit of one computation; None is none.
         math_attention: whether attention takes its mathematical form in the probe; False leaves it, and then

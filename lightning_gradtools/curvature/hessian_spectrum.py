@@ -49,7 +49,8 @@ def hessian_spectrum(
     or the loss is another one at every call. Parameters and their ``.grad`` are left as they were.
 
     Args:
-        loss_fn: returns the scalar loss on fixed data; several are averaged, one for each batch.
+        loss_fn: returns the scalar loss on fixed data, the same at every call; several are averaged, one for each
+            batch. It may be called with the parameters moved a little.
         params: of the whole Hessian, or of the block of one layer. Frozen ones are left out, tied ones
             counted once; they may be sharded (FSDP2).
         top_k: how many eigenvalues; 0 for none.
@@ -59,7 +60,8 @@ def hessian_spectrum(
             50; True is 500).
         trace: whether to estimate the trace, or with how many products in all (True is 100).
         method: ``"retained"``, ``"linearize"``, ``"fresh"``, ``"finite_difference"``, or ``"auto"``: see
-            :class:`~lightning_gradtools.curvature.method.AutomaticHessian`.
+            :class:`~lightning_gradtools.curvature.method.AutomaticHessian`; it alone takes differences for later
+            products where that is good enough, for which bounds allow.
         start: an earlier spectrum with its vectors, or vectors (k, n), to start from.
         budget: gradients (by operation count) or a :class:`Budget` in seconds too; when it is spent the best
             found is returned, marked as not converged. It is checked before each product.

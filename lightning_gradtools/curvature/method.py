@@ -57,11 +57,12 @@ class AutomaticHessian:
     for one gradient, to an iteration that can do with less exact products
     (:class:`~lightning_gradtools.curvature.relaxation.RelaxedProducts`).
 
-    It times nothing, because no timing could change the choice. ``linearize`` would have to be traced first: that
-    cost 28 to 1,500 gradients on four networks, and saved at most 0.3 a product, on one of them (the rows
-    "linearize" of ``scripts/bench_curvature.py``), so that a spectrum of some 15 products never wins it back. A
-    fresh graph needs nearly the memory of a retained one for half as much work again. Products on a retained
-    graph cost 1.2 to 2.1 gradients there, central differences 2 and a truncation error.
+    It times nothing: a choice by the clock would make values depend on the load of the machine, and no timing would
+    change it. ``linearize`` would have to be traced first: that cost 28 to 1,500 gradients on four networks, and saved
+    at most 0.3 a product, on one of them (the rows "linearize" of ``scripts/bench_curvature.py``), so that a
+    spectrum of some 15 products never wins it back. A fresh graph needs nearly the memory of a retained one for
+    half as much work again. Products on a retained graph cost 1.2 to 2.1 gradients there, central differences 2 and a
+    truncation error, differences to one side 1.1 and a larger one.
 
     Args:
         losses: one for each batch.
