@@ -94,10 +94,10 @@ def run_all(todo: Sequence[Job], folder: Path, workers: int) -> list[str]:
     failures = []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for done, failure in enumerate(pool.imap_unordered(perform, [(folder, job) for job in todo]), start=1):
-            print(f"\r{done}/{len(todo)} runs", end="", file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"\r{done}/{len(todo)} runs", end="\n" if done == len(todo) else "", file=sys.stderr)
             if failure:
                 failures.append(failure)
-    print(file=sys.stderr)
     return failures
 
 

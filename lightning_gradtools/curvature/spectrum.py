@@ -60,7 +60,9 @@ class Spectrum:
 
     Attributes:
         eigenvalues: (k,) float64 on the host, as asked for: by magnitude or algebraically, largest first.
-        bounds: (k,) how far from each eigenvalue found one of the operator is at most, from the residual.
+        bounds: (k,) how far from each eigenvalue found one of the operator is at most, from the residual. It is the
+            operator in the precision of the parameters: in float32, cross-entropies below 3e-4 moved eigenvalues by
+            up to 5 such bounds away from those in float64.
         residuals: (k,) norms of ``A x - λ x``; where differences took the place of products, with an estimate of what
             their errors may add.
         eigenvectors: (k, n) rows, orthonormal and sharded as the parameters are; None unless asked for.
