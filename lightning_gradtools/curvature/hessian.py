@@ -45,10 +45,8 @@ class RetainedHessian:
         self.gradients += self.product_cost
         if self._joined is None:
             return _second_derivative(self._gradients, self.space, vector, retain=True)
-        parameters = self.space.parameters
-        columns = torch.autograd.grad(self._joined, parameters, vector, retain_graph=True, allow_unused=True)
         return self.space.flatten(
-            [torch.zeros_like(p) if c is None else c for p, c in zip(parameters, columns, strict=True)]
+            torch.autograd.grad(self._joined, self.space.parameters, vector, retain_graph=True, materialize_grads=True)
         )
 
     def gradient(self) -> Tensor | None:

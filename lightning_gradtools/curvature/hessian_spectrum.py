@@ -145,8 +145,10 @@ def operator_spectrum(
     lanczos = iteration(start_vector(counted, start, generator), relaxed)
     found = eigenpairs(lanczos, top_k, rtol=rtol, meter=meter, progress=progress)
     if found.noisy and meter.affords_product():
-        lanczos = iteration(start_vector(counted, found.vectors, generator), None)
-        found = eigenpairs(lanczos, top_k, rtol=rtol, meter=meter, progress=progress)
+        exact = iteration(start_vector(counted, found.vectors, generator), None)
+        again = eigenpairs(exact, top_k, rtol=rtol, meter=meter, progress=progress)
+        if again.converged or (len(again.values) == len(found.values) and again.bounds.max() < found.bounds.max()):
+            lanczos, found = exact, again  # or the budget ended before it was any better
     if multiplicity:
         found = complete(
             found,

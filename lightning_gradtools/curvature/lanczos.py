@@ -228,7 +228,7 @@ class Lanczos:
 
         In exact arithmetic an image has components along the last two vectors alone; they are taken away first, by
         themselves, and then what rounding, noise or a restart left along any: Gram-Schmidt, repeated only
-        where it took much away (Daniel, Gragg, Kaufman & Stewart 1976, with their η = 1/√2). Without the first part
+        where it took much away (Daniel, Gragg, Kaufman & Stewart 1976, with their η = √2). Without the first part
         it would take much away every time, and one pass for all (η = 10) is not enough: in float32 the sums over 0.8M
         weights are so far off that the basis of a GPT lost its orthogonality within 20 vectors.
         """

@@ -432,7 +432,7 @@ FRESH_HEALTHY = [
     on_spirals("spirals", lambda: dense([2, 48, 48, 2], nn.Tanh), adam(1e-2)),
     on_friedman("friedman", lambda: dense([10, 32, 32, 1], nn.SiLU), adam(5e-3)),
     on_sines("sines", lambda: Inner(dense([16, 32, 4], nn.Tanh)), adam(1e-2)),
-    # Named in DETECTION.md
+    # Of kinds that are known to set detectors off
     on_friedman(
         "sparse_relu_friedman",
         lambda: biased(initialized(dense([10, 200, 1]), he()), ("0", -1.5)),

@@ -107,7 +107,7 @@ HEALTHY = [
         batch_size=32,
     ),
     Recipe("wine", classes(lambda: dense([13, 16, 3]), adam(5e-3)), lambda: data.table("wine"), "wine", batch_size=16),
-    # Named in DETECTION.md
+    # Of kinds that are known to set detectors off
     Recipe("sparse_relu", classes(sparse_relu, adam()), data.digits, "mlp_adam", hard=True),
     Recipe(
         "batch_norm",

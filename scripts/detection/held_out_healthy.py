@@ -179,7 +179,7 @@ HELD_OUT_HEALTHY = [
     on_parity("parity", lambda: dense([64, 48, 24, 2]), adam(2e-3)),
     coding_wine("wine_code", lambda: dense([13, 24, 6, 24, 13], nn.ELU), adam(5e-3)),
     on_petal("petal", lambda: dense([3, 16, 1], nn.Tanh), sgd(0.05, momentum=0.9)),
-    # Named in DETECTION.md
+    # Of kinds that are known to set detectors off
     on_images(
         "sparse_conv_net",
         lambda: biased(initialized(ConvNet([32, 8]), he()), ("convolutions.0", -0.8)),

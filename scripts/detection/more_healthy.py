@@ -163,7 +163,7 @@ MORE_HEALTHY = [
     Recipe("iris", classes(lambda: dense([4, 16, 16, 3], nn.Tanh), adam(1e-2)), data.iris, "iris", batch_size=16),
     Recipe("waves", numbers(lambda: dense([2, 32, 32, 1], nn.Tanh), adam(1e-2)), data.waves, "waves"),
     Recipe("recall", classes(lambda: Stacked(nn.GRU, 2, 4, 1), adam(1e-2)), data.recall, "recall", steps=200),
-    # Named in DETECTION.md
+    # Of kinds that are known to set detectors off
     Recipe(
         "sparse_relu_cancer",
         classes(

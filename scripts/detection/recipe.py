@@ -145,7 +145,7 @@ class Recipe:
         steps: optimizer steps, as `Trainer(max_steps)` counts them.
         batch_size: samples in a batch.
         trainer: further arguments of the `Trainer`, made anew for each run.
-        hard: DETECTION.md names it as a healthy run that detectors must stay silent on.
+        hard: a healthy run of a kind that is known to set detectors off.
         location: module paths of a fault that sits in a known place.
         half: `choose`, for choosing rules and thresholds, or `report`. Whoever chooses looks at the runs until the
             detector is right about them, so what is reported comes from others: recipes that were written without

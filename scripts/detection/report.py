@@ -4,7 +4,7 @@
 flagged         sick runs in which it said anything
 named           sick runs in which it said a kind that is present. NaN and explosion count as one kind, as several
                 rivals have one rule for both. A run that is stalled or oscillates has a cause: any kind present will do
-false alarms    healthy runs in which it said anything; and among those that DETECTION.md names
+false alarms    healthy runs in which it said anything; and among the hard ones
 right layer     of what it said of a layer, with a kind that is present and a place that was measured: that layer, or
                 one next to it in the order of execution. An activation stands for the layer before it
 other kinds     of the kinds that it said in sick runs: neither present nor borderline

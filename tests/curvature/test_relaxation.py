@@ -31,8 +31,8 @@ def classifier(activation, seed=0, dtype=torch.float32):
     return lambda: nn.functional.cross_entropy(net(x), y), net
 
 
-def spectrum(operator, top_k=5, rtol=1e-3, seed=0):
-    meter = Meter(operator, Budget(), 0.0, shared=False)
+def spectrum(operator, top_k=5, rtol=1e-3, seed=0, budget=None):
+    meter = Meter(operator, Budget(gradients=budget), 0.0, shared=False)
     return operator_spectrum(
         operator, top_k=top_k, rtol=rtol, meter=meter, generator=generator(seed), keep_vectors=True
     )
@@ -160,6 +160,20 @@ def test_where_errors_turn_out_too_large_exact_products_decide(wrong):
     expected = torch.tensor(values[:5], dtype=torch.float64)
     torch.testing.assert_close(found.eigenvalues, expected, rtol=1e-5, atol=0)
     assert found.products > operator.differences + 5
+
+
+def test_a_budget_that_ends_among_the_exact_products_loses_nothing_found_before():
+    values = [10.0, 9.0, 8.0, 7.0, 6.0, *torch.linspace(-3, 3, 55).tolist()]
+    expected = torch.tensor(values[:5], dtype=torch.float64)
+    cost = []
+    for budget in (None, *range(20, 100, 2)):
+        loss, parameters, _ = quadratic(values, seed=3)
+        found = spectrum(Misled(RetainedHessian(loss, parameters), 0.03), budget=budget)
+        cost.append(float((found.eigenvalues - expected).abs().max()) if len(found.eigenvalues) == 5 else torch.inf)
+    unlimited, *limited = cost
+    near = next(i for i, error in enumerate(limited) if error < 0.1)
+    assert max(limited[near:]) < 0.3
+    assert limited[-1] <= 1.01 * unlimited + 1e-9
 
 
 def test_exact_products_correct_relaxed_ones():
