@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
     [
         ("gradients/norms.py", "import lightning", "the mathematics knows neither lightning nor hydra"),
         ("schedules/warmup_cosine.py", "import hydra", "the mathematics knows neither lightning nor hydra"),
-        ("callbacks/gradient_monitor.py", "import omegaconf", "only the application knows hydra"),
+        ("callbacks/gradient_monitor/callback.py", "import omegaconf", "only the application knows hydra"),
         (
-            "callbacks/gradient_monitor.py",
+            "callbacks/gradient_monitor/callback.py",
             "import lightning_gradtools.callbacks.gradient_clipping",
             "callbacks do not import each other",
         ),

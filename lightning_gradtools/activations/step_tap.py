@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradtools.activations.baseline_loss import GUESSES, Guess
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
@@ -21,7 +22,6 @@ from lightning_gradtools.activations.flat_regions import (
     saturated_rows,
     unit_dim,
 )
-from lightning_gradtools.activations.guessing import GUESSES, Guess
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}

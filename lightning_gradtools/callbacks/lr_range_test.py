@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_gradtools.arguments import ArgumentError, integer, number
-from lightning_gradtools.callbacks.bulk_logging import log_figure
-from lightning_gradtools.dashboards.learning_rate import range_test_curve
+from lightning_gradtools.reporting.figures.learning_rate import range_test_curve
+from lightning_gradtools.reporting.loggers import log_figure
 
 _BETA = 0.98  # of the running mean of Lightning's finder
 

@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from lightning_gradtools._lightning.loop import run_lengths
+from lightning_gradtools._lightning.schedulers import make_way
 from lightning_gradtools.arguments import ArgumentError, integer, one_of
-from lightning_gradtools.callbacks.run_length import run_lengths
-from lightning_gradtools.callbacks.scheduler_ownership import make_way
 
 # torch documents these two as stepped after every batch, all others after every epoch.
 _PER_STEP = ("OneCycleLR", "CyclicLR")

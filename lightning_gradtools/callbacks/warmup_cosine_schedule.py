@@ -10,11 +10,11 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradtools._lightning.loop import run_lengths
+from lightning_gradtools._lightning.schedulers import make_way
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks.bulk_logging import log_figure
-from lightning_gradtools.callbacks.run_length import run_lengths
-from lightning_gradtools.callbacks.scheduler_ownership import make_way
-from lightning_gradtools.dashboards.learning_rate import planned_curve
+from lightning_gradtools.reporting.figures.learning_rate import planned_curve
+from lightning_gradtools.reporting.loggers import log_figure
 from lightning_gradtools.schedules import Length, WarmupCosine, WarmupCosineLR, check_length, steps_in
 
 if TYPE_CHECKING:

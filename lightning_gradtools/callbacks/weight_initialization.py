@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
+from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
-from lightning_gradtools.callbacks.probe import first_batch, stand_in, training_loss
 from lightning_gradtools.initialization import SCHEMES, Initialization, initialize_, lsuv_, trace_signal_path
 
 

@@ -19,6 +19,8 @@ from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
 
 _EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s, so that both give one result
 
+RATE_WINDOW = 100  # steps over which the share of clipped ones runs
+
 
 def clip_coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
     """Return min(1, max_norm / (total + 1e-6)), on the device of ``total``.

@@ -1,0 +1,1 @@
+"""What a GradientMonitor measures around a step, one quantity a file."""

@@ -1,0 +1,5 @@
+"""Names the sick layer while a network trains."""
+
+from lightning_gradtools.callbacks.pathology_detector.callback import PathologyDetector, PathologyError
+
+__all__ = ["PathologyDetector", "PathologyError"]

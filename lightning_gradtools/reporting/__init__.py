@@ -1,0 +1,1 @@
+"""What people read: scalars and figures in their loggers, findings as lines, tables and cards."""
