@@ -6,6 +6,7 @@ must take alike.
 """
 
 from hashlib import sha256
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -74,14 +75,45 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return mean / dist.get_world_size()
 
 
-def agreed(text: str, device: torch.device) -> bool:
-    """Say whether every rank gave the same ``text``: ranks may reduce together only what all of them have."""
+class Meeting(NamedTuple):
+    """What ranks learn of one another before they reduce anything together.
+
+    Attributes:
+        same: whether all brought the same.
+        anyone_failed: whether one of them cannot go on.
+    """
+
+    same: bool
+    anyone_failed: bool
+
+
+def meet(text: str, failed: bool, device: torch.device) -> Meeting:
+    """Compare what all ranks bring, in one reduction of three numbers.
+
+    Ranks may reduce together only what all of them have, and a rank on which something failed has to tell the others,
+    or they would wait for it.
+
+    Args:
+        text: what this rank has, in words.
+        failed: whether this rank cannot go on.
+        device: that the group serves.
+    """
     if world_size() == 1:
-        return True
+        return Meeting(True, failed)
     number = int.from_bytes(sha256(text.encode()).digest()[:7], "big")  # fits into a signed 64-bit integer
-    extremes = torch.tensor([number, -number], device=device)
+    extremes = torch.tensor([number, -number, int(failed)], device=device)
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-    return bool(extremes.sum() == 0)
+    largest, least, anyone_failed = extremes.tolist()
+    return Meeting(largest == -least, bool(anyone_failed))
+
+
+def largest_over_ranks(values: Tensor) -> Tensor:
+    """Take the maximum of ``values`` over all ranks, for counts of which every rank keeps its own."""
+    if world_size() == 1:
+        return values
+    largest = values.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -102,3 +134,8 @@ def gather_objects(value: object) -> list[object]:
 def world_size() -> int:
     """Return the number of processes, 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, 0 without distributed training."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

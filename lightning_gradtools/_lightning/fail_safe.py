@@ -1,52 +1,238 @@
-"""An observer that fails steps aside: it warns once, by name, and training goes on without it."""
+"""Nothing of ours that watches a run may stop it: the guard through which every hook, tap and tensor hook runs.
+
+What raises is caught, said once by the rank on which it happened, and switched off. With several ranks one that failed
+goes on taking part in what they do together, and says so there: at the next point where they meet anyway all switch off
+together, so that none waits for another. The error is kept as text, since a traceback would keep every frame and graph.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, TypeVar
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-Hook = TypeVar("Hook", bound=Callable[..., None])
+from lightning_gradtools._lightning.gradient_pass import forget_passes
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.distributed import rank, world_size
+
+_log = logging.getLogger("lightning_gradtools")
+
+Result = TypeVar("Result")
+
+_LONGEST = 500  # characters of an error's text
+
+
+def attempt(name: str, where: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Call ``function``. All that is guarded is called here, and nothing else: a test makes each in turn raise.
+
+    Args:
+        name: whose guard it is.
+        where: which of its calls.
+        function: what to call with the rest.
+    """
+    return function(*args, **kwargs)
+
+
+def tell(message: str) -> None:
+    """Warn on this rank, also where the user has made warnings errors: then the message is logged instead."""
+    try:
+        warnings.warn(message, stacklevel=2)
+    except Warning:
+        _log.error(message)
+
+
+class FailSafe:
+    """The guard of one callback.
+
+    Args:
+        name: what the warning calls it.
+        release: lets go of what it holds for the run; called when it fails.
+
+    Attributes:
+        failure: what switched it off, on all ranks, as text; None while it works.
+        failed_here: what went wrong on this rank and is not yet known to the others; None with one rank.
+    """
+
+    def __init__(self, name: str, release: Callable[[], None] | None = None) -> None:
+        self.name = name
+        self._release = release
+        self.failure: str | None = None
+        self.failed_here: str | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether this rank does its part no more."""
+        return self.failure is not None or self.failed_here is not None
+
+    def renew(self) -> None:
+        """Start over: another fit has begun."""
+        self.failure = self.failed_here = None
+
+    def run(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result | None:
+        """Return ``function(*args, **kwargs)``, or None if the guard is off or that raises."""
+        if self.is_off:
+            return None
+        where = getattr(function, "__name__", type(function).__name__)
+        try:
+            return attempt(self.name, where, function, *args, **kwargs)
+        except Exception as error:
+            self.fail(where, error)
+            return None
+
+    def wrap(self, function: Callable[..., Result]) -> Callable[..., Result | None]:
+        """Return ``function`` as a hook for others to call: it goes through :meth:`run`."""
+        return functools.partial(self.run, function)
+
+    @contextmanager
+    def section(self, where: str) -> Iterator[None]:
+        """Guard the body of a ``with``, for clean-up that has to be tried whether or not the guard is off."""
+        try:
+            attempt(self.name, where, _nothing)
+            yield
+        except Exception as error:
+            if not self.is_off:
+                self.fail(where, error)
+
+    def fail(self, where: str, error: Exception) -> None:
+        """Switch off, and say why."""
+        text = f"{type(error).__name__} in {where}: {_text_of(error)}"
+        several = world_size() > 1
+        if several:
+            self.failed_here = text
+        else:
+            self.failure = text
+        here = f" on rank {rank()}" if several else ""
+        tell(f"{self.name}{here} is off for the rest of this run, training goes on: {text}")
+        if self._release is not None:
+            try:
+                attempt(self.name, "release", self._release)
+            except Exception as second:
+                tell(f"{self.name}: could not let go of everything: {type(second).__name__}: {_text_of(second)}")
+
+    def agree(self, anyone_failed: bool) -> None:
+        """Switch off on this rank, if ``anyone_failed``: the ranks have met, and all of them know."""
+        if anyone_failed and self.failure is None:
+            self.failure = self.failed_here or "it failed on another rank"
+            if self.failed_here is None and self._release is not None:
+                try:
+                    attempt(self.name, "release", self._release)
+                except Exception as error:
+                    tell(f"{self.name}: could not let go of everything: {type(error).__name__}: {_text_of(error)}")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:_LONGEST]
+    except Exception:  # an exception class of the user's may fail at this too
+        return "(its text cannot be had)"
+
+
+_HOOKS = frozenset(name for name in dir(Callback) if name.startswith("on_")) | {
+    "setup",
+    "teardown",
+    "state_dict",
+    "load_state_dict",
+}
+_MAY_REFUSE = ("setup", "on_fit_start")
 
 
 class Observer(Callback):
-    """A callback that only looks. Decorate with ``@steps_aside`` each hook that must not stop a training run.
+    """A callback that only looks. Every hook that a subclass defines goes through its guard.
 
-    Attributes:
-        failure: the error that made it step aside, or None while it watches. A new ``fit`` tries again.
+    What a subclass defines besides hooks of Lightning's:
+
+    - :meth:`release`: lets go of all that is held for the run;
+    - :meth:`reset`: forgets what was found, because the same object has met another run;
+    - :meth:`take_part`: what a rank on which it failed still does so that others need not wait.
+
+    An :class:`~lightning_gradtools.arguments.ArgumentError` of ``setup`` and ``on_fit_start`` refuses the run, and
+    is raised; so is what the class lists as ``deliberate``.
     """
 
-    failure: Exception | None = None
+    deliberate: ClassVar[tuple[type[Exception], ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _HOOKS & cls.__dict__.keys():
+            setattr(cls, name, _guarded(cls.__dict__[name], (ArgumentError,) if name in _MAY_REFUSE else ()))
+
+    @property
+    def guard(self) -> FailSafe:
+        """The guard of all its hooks."""
+        guard: FailSafe = self.__dict__.setdefault("_guard", FailSafe(type(self).__name__, self.release))
+        return guard
+
+    @property
+    def failure(self) -> str | None:
+        """What switched it off in this run, as text; None while it works."""
+        return self.guard.failure or self.guard.failed_here
 
     def release(self) -> None:
-        """Let go of everything held for the run (hooks, copies); called when the observer steps aside."""
+        """Let go of everything held for the run (hooks, copies)."""
+
+    def reset(self) -> None:
+        """Forget what was found in another run."""
+
+    def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join what the other ranks do together in ``hook``, having failed on this one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin a run: forget one before, unless this goes on with it. A checkpoint's state comes after this."""
+        if stage == "fit":
+            forget_passes(trainer)
+            self.guard.renew()
+            self.guard.run(self.release)
+            if trainer.global_step == 0:
+                self.guard.run(self.reset)
 
 
-def steps_aside(hook: Hook) -> Hook:
-    """Make ``hook`` of an :class:`Observer` do nothing once any such hook of it has failed."""
-
+def _guarded(hook: Callable[..., Any], passing: tuple[type[Exception], ...]) -> Callable[..., Any]:
     @functools.wraps(hook)
-    def watched(observer: Observer, *args: Any, **kwargs: Any) -> None:
-        if observer.failure is not None:
-            return
-        try:
-            hook(observer, *args, **kwargs)
-        except Exception as error:
-            observer.failure = error
-            observer.release()
-            rank_zero_warn(
-                f"{type(observer).__name__} is off for the rest of this run, training goes on:"
-                f" {type(error).__name__} in {hook.__name__}: {error}"
-            )
+    def guarded(observer: Observer, *args: Any, **kwargs: Any) -> Any:
+        guard = observer.guard
+        if guard.failure is not None:
+            return None
+        if guard.failed_here is None:
+            try:
+                return attempt(guard.name, hook.__name__, hook, observer, *args, **kwargs)
+            except (*passing, *observer.deliberate):
+                raise
+            except Exception as error:
+                guard.fail(hook.__name__, error)
+        if guard.failed_here is not None and len(args) >= 2:
+            try:
+                observer.take_part(hook.__name__, *args[:2])
+            except Exception as error:
+                tell(f"{guard.name}: a rank that failed could not tell the others: {_text_of(error)}")
+        return None
 
-    return cast(Hook, watched)
+    return guarded
 
 
-def logs_at(step: int, log_every_n_steps: int | None, trainer: Trainer) -> bool:
-    """Say whether the batch that takes optimizer step ``step`` (counted from 0) is one to log.
+def restore_state(name: str, state: Mapping[str, Any], readers: Mapping[str, Callable[[Any], None]]) -> None:
+    """Give each entry of a callback's saved ``state`` to its reader.
 
-    ``None`` follows the Trainer's ``log_every_n_steps``, of which 0 means never.
+    What is missing, unknown or unreadable, because another version saved it, is said in one line; the rest is kept.
+
+    Args:
+        name: the callback.
+        state: what its ``state_dict`` returned; ``version`` is for people.
+        readers: by key, what takes the entry.
     """
-    every: int = trainer.log_every_n_steps if log_every_n_steps is None else log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and ((step + 1) % every == 0 or trainer.should_stop)
+    wrong = [f"{key!r} is missing" for key in readers.keys() - state.keys()]
+    wrong += [f"{key!r} is unknown" for key in state.keys() - readers.keys() - {"version"}]
+    for key, read in readers.items():
+        if key in state:
+            try:
+                read(state[key])
+            except Exception as error:  # whatever a reader makes of another version's entry
+                wrong.append(f"{key!r} cannot be read ({type(error).__name__}: {_text_of(error)})")
+    if wrong:
+        tell(f"{name}: of its state in the checkpoint {', '.join(sorted(wrong))}; the rest is taken over")

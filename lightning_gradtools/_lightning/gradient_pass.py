@@ -1,6 +1,7 @@
 """One pass over the gradients a step and optimizer, however many callbacks ask for it."""
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.loop import batch_moment
+from lightning_gradtools._lightning.strategy import loss_scale_of, unscales_itself
 from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
 
 
@@ -24,8 +27,6 @@ class GradientPass:
         factors: what clipping multiplied the gradients by, [] or [n] one per parameter; None before or
             without it.
         rewritten: True if clipping changed the gradients in a way that factors do not describe.
-        consumers: ids of the callbacks that have been given this pass.
-        moment: ``global_step`` and batch that it belongs to.
     """
 
     norms: GradientNorms
@@ -33,67 +34,70 @@ class GradientPass:
     judged_at_scale: Tensor | None = None
     factors: Tensor | None = None
     rewritten: bool = False
-    consumers: set[int] = field(default_factory=set)
-    moment: tuple[int, int] = (-1, -1)
+    _consumers: set[int] = field(default_factory=set)
+    _moment: tuple[object, ...] = ()
 
     @property
     def is_free_to_read(self) -> bool:
         """Whether the host may read the norms without waiting for a device."""
         return self.norms.total.device.type == "cpu"
 
+    def scaled(self, coefficient: Tensor, members: Sequence[int] | None = None) -> None:
+        """Note that gradients were multiplied by ``coefficient`` []: all, or those at the positions ``members``."""
+        if members is None:
+            self.factors = coefficient
+            return
+        if self.factors is None:
+            self.factors = torch.ones_like(self.norms.per_parameter)
+        self.factors[list(members)] = coefficient.to(self.factors.dtype)
 
-_latest: "weakref.WeakKeyDictionary[Optimizer, dict[float, GradientPass]]" = weakref.WeakKeyDictionary()
+    def rewrite(self) -> None:
+        """Note that gradients were changed in a way that no factor describes."""
+        self.rewritten = True
+
+    def measured_anew(self, norms: GradientNorms) -> None:
+        """Take ``norms`` for those of the same gradients, measured in another precision."""
+        self.norms = norms
+
+
+_passes: "weakref.WeakKeyDictionary[Trainer, dict[tuple[int, float], GradientPass]]" = weakref.WeakKeyDictionary()
+
+
+def forget_passes(trainer: Trainer) -> None:
+    """Begin a run: whatever was measured in another one is no part of it."""
+    _passes.pop(trainer, None)
 
 
 def gradient_pass(trainer: Trainer, optimizer: Optimizer, consumer: Callback, norm_type: float = 2.0) -> GradientPass:
     """Return the pass over the gradients that ``optimizer`` is about to use, made by whoever asks first.
 
-    A consumer that asks a second time at the same step gets a new pass: LBFGS evaluates its closure several
-    times a step, with other gradients each time, and each evaluation asks every consumer once.
+    It is made again where a gradient was changed in the meantime by someone who does not belong to us, and where a
+    consumer asks a second time at the same step: LBFGS evaluates its closure several times a step, with other gradients
+    each time, and each evaluation asks every consumer once.
     """
-    moment = (trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx)
-    passes = _latest.setdefault(optimizer, {})
-    known = passes.get(norm_type)
-    if known is None or known.moment != moment or id(consumer) in known.consumers:
-        passes[norm_type] = known = _new_pass(trainer, optimizer, norm_type)
-        known.moment = moment
-    known.consumers.add(id(consumer))
+    parameters = optimizer_parameters(optimizer)
+    versions = [-1 if each.grad is None else each.grad._version for each in parameters]
+    moment = (*batch_moment(trainer), versions)
+    passes = _passes.setdefault(trainer, {})
+    key = id(optimizer), norm_type
+    known = passes.get(key)
+    if known is None or known._moment != moment or id(consumer) in known._consumers:
+        passes[key] = known = _new_pass(trainer, optimizer, parameters, norm_type)
+        known._moment = moment
+    known._consumers.add(id(consumer))
     return known
 
 
-def _new_pass(trainer: Trainer, optimizer: Optimizer, norm_type: float) -> GradientPass:
-    norms = gradient_norms(optimizer_parameters(optimizer), norm_type)
+def _new_pass(trainer: Trainer, optimizer: Optimizer, parameters: list[Tensor], norm_type: float) -> GradientPass:
+    norms = gradient_norms(parameters, norm_type)
     scale = loss_scale_of(trainer)
-    if scale is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+    if scale is None or not unscales_itself(optimizer):
         return GradientPass(norms, judged_at_scale=scale)
     scale = scale.to(norms.total.device)
     unscaled = GradientNorms(norms.parameters, norms.per_parameter / scale, norms.total / scale, norm_type, norms.plain)
     return GradientPass(unscaled, loss_scale=scale, judged_at_scale=scale)
 
 
-def loss_scale_of(trainer: Trainer) -> Tensor | None:
-    """Return the scale [] that fp16's loss scaler multiplied the loss by, or None without one."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    # `get_scale()` would make the host wait for the device; there is no scale before the first backward pass.
-    return None if scaler is None or scaler._scale is None else scaler._scale
-
-
 def optimizer_parameters(optimizer: Optimizer) -> list[Tensor]:
     """Return the parameters of all groups, in order. Walked anew each step, because groups come and go."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-
-
-def parameter_names(module: torch.nn.Module) -> dict[int, str]:
-    """Return the name of every parameter by its ``id``; a tied weight has the first of its names.
-
-    What ``torch.compile``, FSDP and activation checkpointing put into the names is taken out.
-    """
-    names = {}
-    for name, parameter in module.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        names[id(parameter)] = name
-    return names

@@ -1,9 +1,55 @@
-"""How long a run is, in optimizer steps."""
+"""What is asked of a Trainer's loops: the logging step, accumulation, the length of the run, its callbacks."""
 
 import math
+from collections.abc import Mapping
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+
+def logging_step(trainer: Trainer) -> int:
+    """Return the x-coordinate that Lightning gives to what ``self.log`` logs in this batch.
+
+    It counts batches that ended in a step, whatever the number of optimizers, unlike ``trainer.global_step``.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Say whether this batch only adds to the gradients, and takes no step."""
+    return trainer.fit_loop._should_accumulate()
+
+
+def is_logged(step: int, log_every_n_steps: int | None, trainer: Trainer) -> bool:
+    """Say whether the batch that takes optimizer step ``step`` (counted from 0) is one to log.
+
+    ``None`` follows the Trainer's ``log_every_n_steps``, of which 0 means never.
+    """
+    every: int = trainer.log_every_n_steps if log_every_n_steps is None else log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and ((step + 1) % every == 0 or trainer.should_stop)
+
+
+def batch_moment(trainer: Trainer) -> tuple[int, int]:
+    """Return what tells this batch from every other of the run."""
+    return trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the callbacks of ``trainer``."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:
+    """Put ``scalars`` into ``trainer.callback_metrics``, where ``EarlyStopping`` and sweeps look."""
+    values = torch.tensor(list(scalars.values())).unbind()
+    trainer.callback_metrics.update(zip(scalars, values, strict=True))
+
+
+def optimizer_suffix(trainer: Trainer, index: int) -> str:
+    """Return what the keys of the optimizer at ``index`` end in: nothing where it is the only one."""
+    return f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
 
 
 def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
@@ -14,8 +60,7 @@ def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | Non
     optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
     """
     trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    changing = [c for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    changing = [c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)]
 
     def steps_in_epoch(epoch: int) -> int:
         window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches

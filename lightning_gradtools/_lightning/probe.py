@@ -2,19 +2,23 @@
 
 import copy
 import itertools
+import signal
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_gradtools._lightning.module import patched, without_patches
+from lightning_gradtools._lightning.random_state import isolated_random_state
+from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
 
 
@@ -37,7 +41,7 @@ def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, sour
         trainer.fit_loop.epoch_loop.val_loop.setup_data()
         loaders = trainer.val_dataloaders
     batches = []
-    with isolate_rng():
+    with isolated_random_state():
         loader = CombinedLoader(loaders, "max_size_cycle" if source == "train" else "sequential")
         for batch, _, _ in itertools.islice(iter(loader), count):
             moved = trainer.precision_plugin.convert_input(batch)
@@ -52,12 +56,64 @@ def stand_in(pl_module: LightningModule) -> Iterator[LightningModule]:
 
     The copy has the weights, buffers, metrics and mode of the module; it logs nothing.
     """
-    twin = copy.deepcopy(pl_module)
+    with without_patches(pl_module):
+        twin = copy.deepcopy(pl_module)
     twin.trainer = pl_module.trainer
     for name in ("log", "log_dict"):
-        setattr(twin, name, lambda *_, **__: None)
-    with isolate_rng():
+        patched(twin, name, _nothing_logged)
+    with isolated_random_state():
         yield twin
+
+
+def _nothing_logged(_: Callable[..., None], *__: Any, **___: Any) -> None:
+    pass
+
+
+class Restoration:
+    """What has to be put back, each thing by itself: none is kept from it by another that fails, or by Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def add(self, undo: Callable[[], None]) -> None:
+        """Have ``undo`` called at the end, after what is added later."""
+        self._undo.append(undo)
+
+    def __call__(self) -> None:
+        """Put everything back.
+
+        Raises:
+            Exception: the first that a part of it raised, once all was tried.
+        """
+        first: Exception | None = None
+        with uninterrupted():
+            while self._undo:
+                try:
+                    self._undo.pop()()
+                except Exception as error:
+                    first = first or error
+        if first is not None:
+            raise first
+
+
+@contextmanager
+def uninterrupted() -> Iterator[Callable[[], bool]]:
+    """Hold a Ctrl-C back until the end of the body; yields whether one came.
+
+    Only the main thread may do so; in another, where none arrives, nothing is held back.
+    """
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    holds = threading.current_thread() is threading.main_thread() and callable(before)
+    if holds:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        if holds:
+            signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -72,31 +128,78 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
     Weights are not copied: what runs must not change them.
     """
     modules = list(pl_module.modules())
-    attributes = [(dict(vars(module)), dict(module._buffers)) for module in modules]
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
-    buffers = [(buffer, buffer.detach().clone()) for buffer in pl_module.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in pl_module.parameters()]
+    restore = Restoration()
     try:
-        with isolate_rng(), torch.compiler.set_stance("force_eager"), _without_cudnn(recurrent):
+        with isolated_random_state(), torch.compiler.set_stance("force_eager"), _without_cudnn(recurrent):
+            for parameter in pl_module.parameters():
+                restore.add(_gradient_back(parameter))
+            for buffer in pl_module.buffers():
+                restore.add(_value_back(buffer))
+            for module in modules:
+                restore.add(_mode_back(module))
+                if not isinstance(module, torch.jit.ScriptModule):  # its attributes lie in C++, and none is replaced
+                    restore.add(_attributes_back(module))
+            for parameter in pl_module.parameters():
+                parameter.grad = None
             for module in modules:
                 _give_copies(module)
-            for parameter, _ in gradients:
-                parameter.grad = None
-            for name in ("log", "log_dict"):
-                object.__setattr__(pl_module, name, lambda *_, **__: None)
-            pl_module.eval()
-            yield
+            with without_patches(pl_module):
+                for name in ("log", "log_dict"):
+                    restore.add(patched(pl_module, name, _nothing_logged).remove)
+                for module in modules:
+                    module.training = False
+                yield
     finally:
-        for module, (saved, registered) in zip(modules, attributes, strict=True):
-            vars(module).clear()
-            vars(module).update(saved)
-            module._buffers.clear()
-            module._buffers.update(registered)
-        for buffer, value in buffers:
-            if not torch.equal(buffer, value):
-                buffer.data.copy_(value)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+        restore()
+
+
+def _gradient_back(parameter: Tensor) -> Callable[[], None]:
+    gradient = parameter.grad
+
+    def undo() -> None:
+        parameter.grad = gradient
+
+    return undo
+
+
+def _value_back(buffer: Tensor) -> Callable[[], None]:
+    value = buffer.detach().clone()
+
+    def undo() -> None:
+        if not torch.equal(buffer, value):
+            buffer.data.copy_(value)
+
+    return undo
+
+
+def _mode_back(module: nn.Module) -> Callable[[], None]:
+    mode = module.training
+
+    def undo() -> None:
+        if module.training != mode:
+            module.training = mode
+
+    return undo
+
+
+def _attributes_back(module: nn.Module) -> Callable[[], None]:
+    attributes, buffers = dict(vars(module)), dict(module._buffers)
+
+    def undo() -> None:
+        _make_equal(vars(module), attributes)
+        _make_equal(module._buffers, buffers)
+
+    return undo
+
+
+def _make_equal(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Put back only what differs: at no moment does anything lack that should be there."""
+    for name in now.keys() - before.keys():
+        del now[name]
+    for name, value in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
 
 
 def _without_cudnn(wanted: bool) -> AbstractContextManager[None]:
@@ -121,12 +224,12 @@ def training_loss(pl_module: LightningModule, batch: Any) -> Tensor:
         ArgumentError: if the module optimises manually, because then its ``training_step`` changes the
             weights, or if it returns no loss for the batch.
     """
-    name = type(pl_module).__name__
-    if not pl_module.automatic_optimization:
-        raise ArgumentError(f"{name}.automatic_optimization=False: its training_step cannot be run for its loss alone")
+    require_automatic_optimization(pl_module, "its training_step cannot be run for its loss alone")
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
     output = pl_module.training_step(batch, 0) if takes_index else pl_module.training_step(batch)
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor):
-        raise ArgumentError(f"{name}.training_step returned {loss!r} for the first batch: must be a loss")
+        raise ArgumentError(
+            f"{type(pl_module).__name__}.training_step returned {loss!r} for the first batch: must be a loss"
+        )
     return loss

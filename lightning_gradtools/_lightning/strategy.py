@@ -1,12 +1,20 @@
-"""Strategies under which no callback sees whole gradients."""
+"""What is asked of a Trainer's strategy and precision, and refused under it.
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+Classes are recognised by name, because ``lightning.pytorch`` and ``pytorch_lightning`` have one each.
+"""
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
 
 
-def refuse_hidden_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:
+def is_strategy(trainer: Trainer, *names: str) -> bool:
+    """Say whether the strategy of ``trainer`` is, or descends from, a class of one of these names."""
+    return any(cls.__name__ in names for cls in type(trainer.strategy).__mro__)
+
+
+def require_whole_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:
     """Refuse a run whose gradients ``callback``, given by name, could see only in part.
 
     FSDP1 leaves each rank a shard of flattened parameters, DeepSpeed keeps gradients in buffers of its own. Under
@@ -20,8 +28,34 @@ def refuse_hidden_gradients(trainer: Trainer, callback: str, otherwise: str = ""
     Raises:
         ArgumentError: under such a strategy.
     """
-    if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy)):
+    if is_strategy(trainer, "DeepSpeedStrategy", "FSDPStrategy"):
         raise ArgumentError(
             f"strategy={type(trainer.strategy).__name__}: keeps whole gradients out of the reach of {callback};"
             f" use ModelParallelStrategy (FSDP2){otherwise}"
         )
+
+
+def require_automatic_optimization(pl_module: LightningModule, reason: str) -> None:
+    """Refuse a module that takes its steps itself.
+
+    Args:
+        pl_module: the module.
+        reason: why that cannot work.
+
+    Raises:
+        ArgumentError: if it does.
+    """
+    if not pl_module.automatic_optimization:
+        raise ArgumentError(f"{type(pl_module).__name__}.automatic_optimization=False: {reason}")
+
+
+def loss_scale_of(trainer: Trainer) -> Tensor | None:
+    """Return the scale [] that fp16's loss scaler multiplied the loss by, or None without one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    # `get_scale()` would make the host wait for the device; there is no scale before the first backward pass.
+    return None if scaler is None or scaler._scale is None else scaler._scale
+
+
+def unscales_itself(optimizer: object) -> bool:
+    """Say whether ``optimizer`` divides the loss scale out inside its step, so that gradients still have it."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -4,9 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-
 from lightning_gradtools.diagnosis import Finding
 
 
@@ -57,13 +54,6 @@ def card(findings: Sequence[Finding]) -> str:
             parts.append(f"{number}. {remedy.sentence}{f' `{how}`' if how else ''}")
         parts.append("")
     return "\n".join(parts)
-
-
-def log_card(trainer: Trainer, findings: Sequence[Finding], step: int) -> None:
-    """Write the card to the TensorBoard loggers."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text("diagnosis/findings", card(findings), step)
 
 
 def append_jsonl(path: Path, findings: Sequence[Finding]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.fail_safe import logs_at
 from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass
-from lightning_gradtools._lightning.strategy import refuse_hidden_gradients
+from lightning_gradtools._lightning.loop import is_accumulating, is_logged, logging_step, optimizer_suffix
+from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks.gradient_clipping.groups import ClippingUnits, Unit
 from lightning_gradtools.callbacks.gradient_clipping.installation import install, refuse_other_clipping
@@ -20,7 +20,7 @@ from lightning_gradtools.gradients.adaptive_clipping import adaptive_clip_
 from lightning_gradtools.gradients.clipping import clip_by_value_, clip_coefficient
 from lightning_gradtools.gradients.layers import Patterns
 from lightning_gradtools.gradients.norm_type import norm_type_of
-from lightning_gradtools.reporting.loggers import lightning_step, log_scalars, optimizer_suffix
+from lightning_gradtools.reporting.loggers import log_scalars
 
 
 class GradientClipping(Callback):
@@ -197,7 +197,7 @@ class GradientClipping(Callback):
         if sum(isinstance(callback, GradientClipping) for callback in callbacks) > 1:
             raise ArgumentError("callbacks: more than one GradientClipping; must be one (see its overrides)")
         instead = ", or Trainer(gradient_clip_val=...), which FSDP1 has by value only and DeepSpeed by norm only"
-        refuse_hidden_gradients(trainer, "GradientClipping", instead)
+        require_whole_gradients(trainer, "GradientClipping", instead)
         self._units.start_run(trainer)
         self._trainer = trainer
         self._guard = NonFiniteGuard(self.on_nonfinite, self.max_consecutive_skips, trainer)
@@ -217,9 +217,9 @@ class GradientClipping(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = lightning_step(trainer)
+        step = logging_step(trainer)
         assert self._guard is not None
-        logs = logs_at(step, self.log_every_n_steps, trainer) and not trainer.fit_loop._should_accumulate()
+        logs = is_logged(step, self.log_every_n_steps, trainer) and not is_accumulating(trainer)
         scalars: dict[str, float] = {}
         for index, tally in self._tallies.items():
             if not logs and not tally.is_full:

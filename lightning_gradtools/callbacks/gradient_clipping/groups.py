@@ -10,7 +10,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.gradient_pass import GradientPass, parameter_names
+from lightning_gradtools._lightning.gradient_pass import GradientPass
+from lightning_gradtools._lightning.module import parameter_names
 from lightning_gradtools.arguments import one_of
 from lightning_gradtools.gradients.clipping import scale_
 from lightning_gradtools.gradients.layers import Patterns, compiled, matches

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 
-from lightning_gradtools._lightning.gradient_pass import GradientPass, optimizer_parameters, parameter_names
+from lightning_gradtools._lightning.gradient_pass import GradientPass, optimizer_parameters
+from lightning_gradtools._lightning.module import parameter_names
 from lightning_gradtools.callbacks.gradient_clipping.statistics import ClippingTally
 from lightning_gradtools.distributed import any_rank
 from lightning_gradtools.gradients.norms import GradientNorms, find_nonfinite, tensor_norms, total_norm

@@ -8,9 +8,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.fail_safe import Observer, logs_at, steps_aside
+from lightning_gradtools._lightning.fail_safe import Observer
 from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass
-from lightning_gradtools._lightning.strategy import refuse_hidden_gradients
+from lightning_gradtools._lightning.loop import is_logged, logging_step, publish
+from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import integer
 from lightning_gradtools.callbacks.gradient_monitor.layer_tables import LayerTables
 from lightning_gradtools.callbacks.gradient_monitor.measurements.clipped_norms import norms_after_clipping
@@ -24,7 +25,7 @@ from lightning_gradtools.gradients.layers import LayerGrouping, Patterns
 from lightning_gradtools.gradients.noise_scale import NoiseScale
 from lightning_gradtools.gradients.norm_type import norm_type_of
 from lightning_gradtools.reporting.figures.gradients import norms_over_depth
-from lightning_gradtools.reporting.loggers import lightning_step, log_figure, log_histograms, log_scalars, publish
+from lightning_gradtools.reporting.loggers import log_figure, log_histograms, log_scalars
 
 
 @dataclass(frozen=True)
@@ -188,37 +189,31 @@ class GradientMonitor(Observer):
         self._noise.stop()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_hidden_gradients(trainer, "GradientMonitor")
-        self.failure = None
-        self.release()
+        require_whole_gradients(trainer, "GradientMonitor")
         self._layers.clear()
         self._noise.start_run()
 
-    @steps_aside
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.noise_scale and self._logs_at(trainer, lightning_step(trainer)):
+        if self.noise_scale and self._logs_at(trainer, logging_step(trainer)):
             self._noise.start_batch(trainer, pl_module, batch)
 
-    @steps_aside
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._noise.end_backward(trainer)
 
-    @steps_aside
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        step, index = lightning_step(trainer), trainer.optimizers.index(optimizer)
+        step, index = logging_step(trainer), trainer.optimizers.index(optimizer)
         if self._logs_at(trainer, step):
             self._watched[index] = self._watch(trainer, pl_module, optimizer, step, index)
         if self.cosine and self._logs_at(trainer, step + 1):
             self._successive.keep(step, index, optimizer)
 
-    @steps_aside
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._successive.end_batch()
         if not self._watched:
             return
-        step = lightning_step(trainer)
+        step = logging_step(trainer)
         for index, watched in self._watched.items():
             self._pending.append(self._report(trainer, pl_module, watched, step, index))
             log_histograms(trainer, watched.histograms, step)
@@ -227,20 +222,16 @@ class GradientMonitor(Observer):
         if len({report.step for report in self._pending}) >= self.logs_per_flush:
             self._flush(trainer)
 
-    @steps_aside
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
 
-    @steps_aside
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
 
-    @steps_aside
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._flush(trainer)  # what led up to a crash is what one wants to see
         self._draw(trainer)
 
-    @steps_aside
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer)
 
@@ -260,7 +251,7 @@ class GradientMonitor(Observer):
             log_figure(trainer, f"{start}over_depth", lambda: norms_over_depth(steps, norms), steps[-1])
 
     def _logs_at(self, trainer: Trainer, step: int) -> bool:
-        return logs_at(step, self.log_every_n_steps, trainer)
+        return is_logged(step, self.log_every_n_steps, trainer)
 
     def _watch(
         self, trainer: Trainer, module: LightningModule, optimizer: Optimizer, step: int, index: int

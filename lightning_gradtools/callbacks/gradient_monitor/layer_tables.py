@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_gradtools._lightning.gradient_pass import parameter_names
+from lightning_gradtools._lightning.loop import optimizer_suffix
+from lightning_gradtools._lightning.module import parameter_names
 from lightning_gradtools.callbacks.gradient_monitor.report import Keys
 from lightning_gradtools.gradients.layers import LayerGrouping, LayerTable
-from lightning_gradtools.reporting.loggers import optimizer_suffix
 
 
 class LayerTables:

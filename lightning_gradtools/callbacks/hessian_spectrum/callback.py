@@ -18,7 +18,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_gradtools._lightning.fail_safe import Observer, steps_aside
+from lightning_gradtools._lightning.fail_safe import Observer
+from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish
 from lightning_gradtools._lightning.probe import first_batches, training_loss, undisturbed
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.overhead import Spacing
@@ -32,7 +33,7 @@ from lightning_gradtools.curvature.stability import stability_bound
 from lightning_gradtools.distributed import mean_over_ranks
 from lightning_gradtools.gradients.layers import LayerGrouping
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
-from lightning_gradtools.reporting.loggers import lightning_step, log_figure, log_scalars, publish
+from lightning_gradtools.reporting.loggers import log_figure, log_scalars
 
 _SLOW = 5.0  # seconds after which a computation reports its progress
 
@@ -196,23 +197,21 @@ class HessianSpectrum(Observer):
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
 
-    @steps_aside
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the probe batches."""
         self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
         if not self._batches:
             raise ArgumentError(f"source={self.source!r}: has no batch")
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "hessian_spectrum"
-        self._spacing = Spacing(self.max_overhead, lightning_step(trainer), self.num_batches)
+        self._spacing = Spacing(self.max_overhead, logging_step(trainer), self.num_batches)
 
-    @steps_aside
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compute, if this batch took a step that is one to."""
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
-        step = lightning_step(trainer)  # counted from 0
+        step = logging_step(trainer)  # counted from 0
         if self.every_n_steps is not None:
             due = (step + 1) % self.every_n_steps == 0
         else:
@@ -220,13 +219,11 @@ class HessianSpectrum(Observer):
         if due:
             self._compute(trainer, pl_module, step)
 
-    @steps_aside
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute, if this epoch is one to."""
         if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._compute(trainer, pl_module, lightning_step(trainer))
+            self._compute(trainer, pl_module, logging_step(trainer))
 
-    @steps_aside
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what it has taken."""
         publish(trainer, {"curvature/overhead": self._spacing.share})

@@ -13,14 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.fail_safe import Observer, steps_aside
-from lightning_gradtools._lightning.gradient_pass import (
-    gradient_pass,
-    loss_scale_of,
-    optimizer_parameters,
-    parameter_names,
-)
-from lightning_gradtools._lightning.loop import run_lengths
+from lightning_gradtools._lightning.fail_safe import Observer
+from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
+from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish, run_lengths
+from lightning_gradtools._lightning.module import parameter_names
+from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.arguments import integer, one_of
@@ -32,8 +29,8 @@ from lightning_gradtools.diagnosis.ledger import Ledger
 from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 from lightning_gradtools.distributed import gather_objects, world_size
-from lightning_gradtools.reporting.findings import append_jsonl, console_table, log_card, one_line
-from lightning_gradtools.reporting.loggers import lightning_step, log_scalars, publish
+from lightning_gradtools.reporting.findings import append_jsonl, card, console_table, one_line
+from lightning_gradtools.reporting.loggers import log_scalars, log_text
 
 _ACTIONS = ("log", "warn", "stop", "raise")
 _EARLY = (0, 1, 2, 4, 8, 12, 16)  # steps sampled besides the regular ones: most faults are there from the start
@@ -104,6 +101,8 @@ class PathologyDetector(Observer):
         history: the observations that the rules judge.
         stop_reason: why it stopped the run; "" if it did not.
     """
+
+    deliberate = (PathologyError,)
 
     def __init__(
         self,
@@ -188,7 +187,6 @@ class PathologyDetector(Observer):
     # ---------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.failure = None
         self._end_sample()
         self.stop_reason = ""
         self._raise = None
@@ -196,25 +194,21 @@ class PathologyDetector(Observer):
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
 
-    @steps_aside
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
 
-    @steps_aside
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
-        step = lightning_step(trainer)
+        step = logging_step(trainer)
         if self._sample is None and self._samples_at(step):
             self._begin_sample(pl_module, step)
 
-    @steps_aside
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._checks(loss) and not math.isfinite(loss.detach().sum().item()):
             self._nonfinite(trainer, pl_module, lambda: find_in_parameters(pl_module, trainer.optimizers))
         elif self._checks(loss):
             self._nonfinite_now = False
 
-    @steps_aside
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if loss_scale_of(trainer) is None and not self._nonfinite_now:
             gradient = _sentinel(optimizer)
@@ -234,14 +228,13 @@ class PathologyDetector(Observer):
             finding, self._raise = self._raise, None
             raise PathologyError(one_line(finding))
 
-    @steps_aside
     def _end_batch(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and self._single_loss:
             self._window.append(loss.detach())
-        if trainer.fit_loop._should_accumulate():
+        if is_accumulating(trainer):
             return
-        step = lightning_step(trainer)
+        step = logging_step(trainer)
         if self._window:
             # Lightning has divided each by the number of micro-batches; the last window may have fewer.
             mean = self._window[0]
@@ -373,7 +366,7 @@ class PathologyDetector(Observer):
         self._nonfinite_now = True
         # A copy of the module must not have them. The sample itself goes on: the other ranks will wait for it.
         self._take_taps_off()
-        step, index = lightning_step(trainer), trainer.fit_loop.batch_idx
+        step, index = logging_step(trainer), trainer.fit_loop.batch_idx
         origin = look_first()
         if origin is None:
             try:
@@ -407,7 +400,7 @@ class PathologyDetector(Observer):
         if trainer.is_global_zero:
             if folder is not None:
                 append_jsonl(Path(folder) / "findings.jsonl", news)
-            log_card(trainer, self.findings, step)
+            log_text(trainer, "diagnosis/findings", card(self.findings), step)
         for finding in news:
             action = self.policy[finding.severity]
             if action != "log":

@@ -13,7 +13,7 @@ from lightning_gradtools.activations import DeadUnits, Saturation, StepTap
 from lightning_gradtools.activations.baseline_loss import guessing_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import agreed, gather_objects, mean_over_ranks, whole
+from lightning_gradtools.distributed import gather_objects, mean_over_ranks, meet, whole
 from lightning_gradtools.gradients.norms import tensor_norms
 
 
@@ -147,7 +147,7 @@ class StepSample:
         symmetry = [("weight", i, p) for i, each in enumerate(self.parameters) for p in each.identical]
         layout: list[tuple[Any, ...]] = [*layers, *sites, *guesses, *symmetry]
         self.ran = set(self.tap.layers)
-        if agreed(repr(layout), device):
+        if meet(repr(layout), False, device).same:
             return
         layouts: list[Any] = gather_objects(layout)
         common = [key for key in layouts[0] if all(key in other for other in layouts[1:])]

@@ -9,7 +9,8 @@ from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, gradient_monitor
+from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
+from lightning_gradtools.callbacks.gradient_monitor import callback as gradient_monitor
 from lightning_gradtools.reporting.figures.gradients import norms_over_depth
 
 

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lightning_gradtools._lightning.gradient_pass import loss_scale_of, optimizer_parameters
+from lightning_gradtools._lightning.gradient_pass import optimizer_parameters
+from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.callbacks.gradient_monitor.measurements.micro_batches import MicroBatchNorms
 from lightning_gradtools.callbacks.gradient_monitor.report import Report, Section
 from lightning_gradtools.distributed import mean_over_ranks
