@@ -27,6 +27,19 @@ class UnitStates(NamedTuple):
     revivals: Tensor
 
 
+def unit_states(silent: Tensor, last_fired: Tensor, revivals: Tensor, patience: int) -> UnitStates:
+    """Return the state of each unit from its counts.
+
+    Args:
+        silent: [units] samples since it last fired.
+        last_fired: [units] the last step at which it did; -1 if it never did.
+        revivals: [units] how often it fired after it had been dead.
+        patience: samples in a row on which a unit must be silent to be dead.
+    """
+    dead = silent >= patience
+    return UnitStates(dead, dead & (last_fired < 0), torch.where(dead, last_fired, -1), revivals)
+
+
 class DeadUnits(Metric):
     r"""Counts for each unit the samples since it last fired, over many batches and all ranks.
 
@@ -70,9 +83,7 @@ class DeadUnits(Metric):
 
     def compute(self) -> UnitStates:
         """Return the state of each unit."""
-        dead = self.silent >= self.patience
-        never = self.last_fired < 0
-        return UnitStates(dead, dead & never, torch.where(dead, self.last_fired, -1), self.revivals)
+        return unit_states(self.silent, self.last_fired, self.revivals, self.patience)
 
 
 def _least_times_ranks(silent: Tensor) -> Tensor:

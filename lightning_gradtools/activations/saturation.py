@@ -41,8 +41,18 @@ class Saturation(Metric):
 
     def shares(self) -> Tensor:
         """Return the corrected average [units] of this rank."""
-        return self.average / self.weight.clamp(min=1e-12)
+        return corrected(self.average, self.weight)
 
     def compute(self) -> Tensor:
         """Return [units] bool: whether the unit is saturated."""
         return self.shares() >= self.flat
+
+
+def corrected(average: Tensor, weight: Tensor) -> Tensor:
+    """Return an exponential average [units] without the bias of its start at zero.
+
+    Args:
+        average: [units] the average so far.
+        weight: [] that of ones.
+    """
+    return average / weight.clamp(min=1e-12)

@@ -1,17 +1,18 @@
 """Taps on one forward and backward pass: what each layer puts out, and the loss gradient that comes back to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from lightning_gradtools.activations.baseline_loss import GUESSES, Guess
+from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, LossSample
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
@@ -25,7 +26,7 @@ from lightning_gradtools.activations.flat_regions import (
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {*GUESSES, *_ONE_SIDED, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
+_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -70,58 +71,79 @@ class TappedActivation:
         self.flat = flat if self.flat is None else torch.minimum(self.flat, flat)
 
 
+Guard = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _unguarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
 class StepTap(TorchFunctionMode):
     """Sees layers by hooks, and activations (modules or functions alike) and losses by their function calls.
 
-    Made for the few steps that are sampled: :meth:`attach` adds hooks to the modules without children or with
-    parameters of their own, :meth:`detach` takes them off; between ``with tap:`` and its end functions are seen.
-    Nothing is changed, copied or brought to the host.
+    Made for the few steps that are sampled, and only between ``with tap:`` and its end. Nothing is changed, copied, put
+    on a module or brought to the host: the hooks are torch's global ones, so that a copy or a pickle of the network,
+    made at any moment, knows nothing of them. What is tapped is looked at only where it is an ordinary dense tensor with
+    elements; others (nested, sparse, subclasses, those inside ``vmap`` or ``grad``) pass by.
 
     ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and ``scaled_dot_product_attention`` is followed
     on a few queries; what else happens inside one fused function (the gates of ``nn.LSTM``, the softmax of
     ``nn.MultiheadAttention``) is not seen.
 
     Args:
-        module: the network.
+        modules: the modules of a network by path, as of ``named_modules()``.
         signals: whether to measure how much the layers' outputs differ between samples.
+        guard: wraps every function of this that runs inside the user's forward and backward pass; what it returns must
+            never raise.
 
     Attributes:
-        layers: modules with parameters that ran, by path.
+        layers: modules with parameters that put out a tensor, by path.
+        ran: paths of the modules with parameters that ran.
         samples: size of the first dimension of the first layer's input.
-        guesses: the losses of known kind that were computed, and what is needed to know the loss of guessing.
+        losses: the losses of known kind that were computed, and what is needed to know the baseline loss.
+        collecting: whether gradients that come back are those of the loss. Clear it while others are computed, such as
+            those of a penalty inside the forward pass.
     """
 
-    def __init__(self, module: nn.Module, signals: bool = False) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], signals: bool = False, guard: Guard = _unguarded) -> None:
         super().__init__()
         self._signals = signals
         self.layers: dict[str, TappedLayer] = {}
+        self.ran: set[str] = set()
         self.samples = 0
-        self.guesses: list[Guess] = []
-        self._module = module
+        self.losses: list[LossSample] = []
+        self.collecting = True
+        self._names = {
+            id(module): name
+            for name, module in modules.items()
+            if name and (_has_parameters(module) or not any(True for _ in module.children()))
+        }
         self._sites: dict[tuple[str, str, str, int], TappedActivation] = {}
         self._handles: list[RemovableHandle] = []
         self._running: list[str] = []
         self._last = ""
         # By id of an output: kept alive so that its id stays its own.
         self._producers: dict[int, tuple[Tensor, str, bool]] = {}
+        self._enter, self._leave, self._returned = guard(self._on_enter), guard(self._on_leave), guard(self._on_return)
+        self._called, self._give_out = guard(self._on_call), guard(self._on_result)
 
-    def attach(self) -> None:
-        """Add the hooks."""
-        for name, module in self._module.named_modules():
-            if name and (module._parameters or not module._modules):
-                name = name.replace("_orig_mod.", "")
-                self._handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
-                self._handles.append(module.register_forward_hook(partial(self._leave, name)))
+    def __enter__(self) -> "StepTap":
+        """Begin to look."""
+        self._handles = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after)]
+        super().__enter__()
+        return self
 
-    def detach(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Take the hooks off and forget the outputs; those on tensors go with the tensors."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._producers.clear()
+        try:
+            super().__exit__(*error)
+        finally:
+            self.remove()
 
-    def forget_outputs(self) -> None:
-        """Let go of the tensors of the forward pass."""
+    def remove(self) -> None:
+        """Take the hooks off and forget the outputs, whatever state they are in."""
+        while self._handles:
+            self._handles.pop().remove()
         self._producers.clear()
         self._running.clear()
 
@@ -138,37 +160,49 @@ class StepTap(TorchFunctionMode):
             site.name = producer if (not module or shared) and producer else module
         return list(self._sites.values())
 
-    def _enter(self, name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+    # What runs inside the user's forward pass. The first two see every module there is, in every thread.
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        name = self._names.get(id(module))
+        if name is not None:
+            self._enter(name, module, args)
+
+    def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
+        name = self._names.get(id(module))
+        if name is not None:
+            self._leave(name, module, out)
+
+    def _on_enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._running.append(name)
+        if _has_parameters(module):
+            self.ran.add(name)
         if not self.samples:
             self.samples = next((arg.shape[0] for arg in args if isinstance(arg, Tensor) and arg.dim()), 0)
 
-    def _leave(self, name: str, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
+    def _on_leave(self, name: str, module: nn.Module, out: Any) -> None:
         if self._running:
             self._running.pop()
-        if not module._parameters and not isinstance(module, _CHANNELS_FIRST_NORMS):
+        owns = _has_parameters(module)
+        if not owns and not isinstance(module, _CHANNELS_FIRST_NORMS):
             return
-        if isinstance(out, (tuple, list)) and out:
-            out = out[0]
-        if isinstance(out, PackedSequence):
-            out = out.data
-        if not isinstance(out, Tensor) or not out.is_floating_point():
+        out = _first_tensor(out)
+        if out is None or not _is_ordinary(out) or not out.is_floating_point() or not out.dim():
             return
-        if module._parameters:
-            self._last = name
-            layer = self.layers.get(name)
-            if layer is None:
-                layer = self.layers[name] = TappedLayer(name, len(self.layers))
-            if self._signals and len(out) > 1:
-                layer.signals.append(out.detach().double().var(0).mean().sqrt())
-            if out.requires_grad:
-                out.register_hook(partial(self._returned, layer))
-            channels = isinstance(module, _CHANNELS_FIRST)
-            self._producers[id(out)] = (out, name, channels)
-            if isinstance(module, _RECURRENT) and out.requires_grad:
-                self._recurrent(name, module, out)
-        else:
+        if not owns:
             self._producers[id(out)] = (out, self._last, True)
+            return
+        self._last = name
+        layer = self.layers.get(name)
+        if layer is None:
+            layer = self.layers[name] = TappedLayer(name, len(self.layers))
+        if self._signals and len(out) > 1:
+            layer.signals.append(_wide(out.detach()).var(0).mean().sqrt())
+        if out.requires_grad:
+            out.register_hook(partial(self._come_back, layer))
+        channels = isinstance(module, _CHANNELS_FIRST)
+        self._producers[id(out)] = (out, name, channels)
+        if isinstance(module, _RECURRENT) and out.requires_grad:
+            self._recurrent(name, module, out)
 
     def _recurrent(self, name: str, module: nn.RNN | nn.RNNCell, out: Tensor) -> None:
         """Take the hidden states of a plain recurrent network for the outputs of its activation, which they are."""
@@ -179,41 +213,50 @@ class StepTap(TorchFunctionMode):
         else:
             site.add_flat(flat_share("tanh", out, out.dim() - 1))
 
+    def _come_back(self, layer: TappedLayer, gradient: Tensor) -> None:
+        if self.collecting:
+            self._returned(layer, gradient)
+
     @staticmethod
-    def _returned(layer: TappedLayer, gradient: Tensor) -> None:
+    def _on_return(layer: TappedLayer, gradient: Tensor) -> None:
         layer.gradients.append(_norm(gradient))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """Call ``func`` once, whatever becomes of looking at it."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "").rstrip("_")
+        name = getattr(func, "__name__", None)
+        name = name.rstrip("_") if isinstance(name, str) else ""
         if name not in _FOLLOWED:  # most calls, attributes of tensors among them
             return func(*args, **kwargs)
-        if name in GUESSES:
-            out = func(*args, **kwargs)
-            guess = GUESSES[name](args, kwargs, out)
-            if guess is not None:
-                self.guesses.append(guess)
-            return out
         if name in _ONE_SIDED:
-            self._one_sided(name, args, kwargs)
+            self._called(name, args, kwargs)
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._two_sided(name, args, kwargs, out)
+        self._give_out(name, args, kwargs, out)
         return out
 
-    def _one_sided(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _on_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Look at the input of a one-sided function, which may be about to be overwritten."""
         function = one_sided(name, args, kwargs)
         x = args[0] if args else kwargs.get("input")
-        if function is None or not isinstance(x, Tensor) or x.dim() < 2 or not x.requires_grad:
+        if function is None or not isinstance(x, Tensor) or not _is_ordinary(x) or x.dim() < 2 or not x.requires_grad:
             return
         module, producer, channels = self._place(x)
         fired = largest_input(x, unit_dim(x.dim(), channels)) > FLAT_BELOW[function]
         site = self._site(module, producer, function, len(fired))
         site.fired = fired if site.fired is None else site.fired | fired
 
-    def _two_sided(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _on_result(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Look at the output of a two-sided function, or at a loss."""
+        if not isinstance(out, Tensor) or not _is_ordinary(out) or not out.requires_grad:
+            return
+        if name in KNOWN_LOSSES:
+            sample = KNOWN_LOSSES[name](args, kwargs, out)
+            if sample is not None:
+                self.losses.append(sample)
+            return
         x = args[0] if args else kwargs.get("input", kwargs.get("query"))
-        if not isinstance(out, Tensor) or not isinstance(x, Tensor) or out.dim() < 2 or not out.requires_grad:
+        if not isinstance(x, Tensor) or not _is_ordinary(x) or out.dim() < 2:
             return
         module, producer, channels = self._place(x)
         flat: Tensor | None
@@ -241,11 +284,48 @@ class StepTap(TorchFunctionMode):
         return self._sites[key]
 
 
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def _first_tensor(out: Any) -> Tensor | None:
+    """Return the tensor that a module put out, or the first of several."""
+    if isinstance(out, Mapping):
+        out = next((value for value in out.values() if isinstance(value, Tensor)), None)
+    if isinstance(out, PackedSequence):
+        return out.data
+    if isinstance(out, (tuple, list)) and out:
+        return _first_tensor(out[0])
+    return out if isinstance(out, Tensor) else None
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    """Say whether ``tensor`` is dense and has elements that can be looked at.
+
+    Inside ``vmap`` or ``grad`` a tensor stands for many, and must not outlive the transform.
+    """
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type != "meta"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and tensor.numel() > 0
+    )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(_widest(tensor))
+
+
+def _widest(tensor: Tensor) -> torch.dtype:
+    """Return the dtype to add up in: Apple's GPUs have no float64."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
 def _norm(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
     # Single precision would square a gradient of 1e-23, nothing unusual at the bottom of a deep stack, to zero.
-    dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
-    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=_widest(tensor))
     return norm

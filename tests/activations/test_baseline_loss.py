@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_gradtools.activations.baseline_loss import GUESSES, guessing_loss
+from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, baseline_loss
 
 torch.manual_seed(0)
 LABELS = torch.randint(5, (200,)) // 2
@@ -39,9 +39,9 @@ def test_moments_over_batches_give_the_loss_of_the_best_constant(name, target, s
     parts = []
     for chunk in target.split(30):
         prediction = torch.randn(len(chunk), *shape)
-        parts.append(GUESSES[name]((prediction, chunk), {}, function(prediction, chunk)))
+        parts.append(KNOWN_LOSSES[name]((prediction, chunk), {}, function(prediction, chunk)))
     sums = [sum(getattr(part, what) for part in parts) for what in ("count", "first", "second")]
-    assert guessing_loss(parts[0].kind, *sums).item() == pytest.approx(
+    assert baseline_loss(parts[0].kind, *sums).item() == pytest.approx(
         best_constant(lambda constant: function(constant, target), shape), rel=1e-4
     )
 
@@ -51,17 +51,17 @@ def test_moments_over_batches_give_the_loss_of_the_best_constant(name, target, s
 )
 def test_the_median_of_each_batch_is_nearly_the_best_constant_for_distances(name, settings):
     function = getattr(F, name)
-    parts = [GUESSES[name]((t + 1, t), settings, function(t + 1, t, **settings)) for t in NUMBERS.split(30)]
+    parts = [KNOWN_LOSSES[name]((t + 1, t), settings, function(t + 1, t, **settings)) for t in NUMBERS.split(30)]
     sums = [sum(getattr(part, what) for part in parts) for what in ("count", "first", "second")]
     best = best_constant(lambda constant: function(constant, NUMBERS, **settings), (3,))
-    assert guessing_loss(parts[0].kind, *sums).item() == pytest.approx(best, rel=0.05)
+    assert baseline_loss(parts[0].kind, *sums).item() == pytest.approx(best, rel=0.05)
     assert parts[0].loss.item() == pytest.approx(function(NUMBERS + 1, NUMBERS, **settings).item(), rel=1e-5)
 
 
 def test_ignored_targets_do_not_count():
     target = torch.tensor([0, 1, -100, 1])
     scores = torch.randn(4, 2)
-    guess = GUESSES["cross_entropy"]((scores, target), {}, F.cross_entropy(scores, target))
+    guess = KNOWN_LOSSES["cross_entropy"]((scores, target), {}, F.cross_entropy(scores, target))
     assert guess.count.item() == 3
     assert guess.first.tolist() == [1, 2]
 
@@ -69,4 +69,4 @@ def test_ignored_targets_do_not_count():
 @pytest.mark.parametrize("settings", [{"weight": torch.ones(2)}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
 def test_what_has_another_best_constant_is_left_alone(settings):
     scores, target = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
-    assert GUESSES["cross_entropy"]((scores, target), settings, F.cross_entropy(scores, target, **settings)) is None
+    assert KNOWN_LOSSES["cross_entropy"]((scores, target), settings, F.cross_entropy(scores, target, **settings)) is None

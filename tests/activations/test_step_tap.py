@@ -7,12 +7,10 @@ from lightning_gradtools.activations import StepTap
 
 
 def tapped(net, x, loss=lambda y: y.square().sum()):
-    tap = StepTap(net, signals=True)
-    tap.attach()
+    tap = StepTap(dict(net.named_modules()), signals=True)
     with tap:
         value = loss(net(x))
     value.backward()
-    tap.detach()
     return tap
 
 

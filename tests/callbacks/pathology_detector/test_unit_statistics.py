@@ -1,7 +1,7 @@
 import torch
 
 from lightning_gradtools.activations.step_tap import TappedActivation
-from lightning_gradtools.callbacks.pathology_detector.step_sample import UnitBook
+from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics
 
 
 def sites(*measured):
@@ -23,15 +23,15 @@ def test_counts_of_each_site_are_those_of_its_own_units():
         sites(fires(0, 0, 0), flat(1.0, 0.0), fires(0, 0)),
         sites(fires(0, 0, 1), flat(1.0, 0.0), fires(0, 0)),
     ]
-    book = UnitBook(steps[0], patience=20)
+    statistics = UnitStatistics(steps[0], patience=20)
     for step, seen in enumerate(steps):
-        assert book.fits(seen)
-        silent = book.update(seen, samples=10, step=step)
+        assert statistics.fits(seen)
+        silent = statistics.update(seen, samples=10, step=step)
     assert silent.tolist() == [2, 0, 2]
-    dead, never_fired, revived, last_death, saturated = book.counts().T.tolist()
+    dead, never_fired, revived, last_death, saturated = statistics.counts(statistics.largest(), statistics.averages(), ranks=1).T.tolist()
     assert dead == [2, 0, 2]
     assert never_fired == [1, 0, 1]
     assert revived == [1, 0, 0]  # silent for 20 samples, and then it fired
     assert last_death == [1, -1, 0]
     assert saturated == [0, 1, 0]
-    assert not book.fits(steps[0][:2])
+    assert not statistics.fits(steps[0][:2])
