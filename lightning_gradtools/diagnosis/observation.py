@@ -80,7 +80,7 @@ class Observation:
         layers: in the order in which they first ran.
         activations: likewise.
         learning_rate: the largest of all parameter groups.
-        skill: 1 - loss / loss of guessing, of this step's batch; None where the loss is of no known kind.
+        skill: 1 - loss / baseline loss, of this step's batch; None where the loss is of no known kind.
     """
 
     step: int
@@ -139,7 +139,7 @@ class History:
         reached: paths of the layers that a gradient ever reached.
         largest_update: the largest update ratio that each layer ever had.
         planned_steps: optimizer steps that the run is to have, None if that is not known.
-        guesses: the latest estimates of the loss of guessing, on the scale of the losses.
+        baselines: the latest estimates of the loss of the best constant prediction, on the scale of the losses.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -151,13 +151,13 @@ class History:
     reached: set[str] = field(default_factory=set)
     largest_update: dict[str, float] = field(default_factory=dict)
     planned_steps: int | None = None
-    guesses: list[float] = field(default_factory=list)
+    baselines: list[float] = field(default_factory=list)
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
-    MAX_GUESSES = 20
+    MAX_BASELINES = 20
     FIRST = 5
-    TELLING = 0.99  # skill beyond which rounding drowns what it says of the loss of guessing
+    TELLING = 0.99  # skill beyond which rounding drowns what it says of the baseline loss
 
     def add_loss(self, step: int, loss: float) -> None:
         """Remember the loss of ``step``; one that is not finite is not remembered."""
@@ -174,8 +174,8 @@ class History:
         self.observations.append(observation)
         skill, (step, loss) = observation.skill, self.losses[-1] if self.losses else (-1, 0.0)
         if skill is not None and skill < self.TELLING and step == observation.step:
-            self.guesses.append(loss / (1 - skill))
-            del self.guesses[: -self.MAX_GUESSES]
+            self.baselines.append(loss / (1 - skill))
+            del self.baselines[: -self.MAX_BASELINES]
         for layer in observation.layers:
             if layer.gradient:
                 self.reached.add(layer.name)
@@ -196,9 +196,9 @@ class History:
         known = [each.skill for each in self.observations[-count:] if each.skill is not None]
         return statistics.median(known) if known else None
 
-    def guessing_loss(self) -> float | None:
-        """Return the loss of guessing on the scale of the losses, None where it is not known."""
-        return statistics.median(self.guesses) if self.guesses else None
+    def baseline_loss(self) -> float | None:
+        """Return the baseline loss on the scale of the losses, None where it is not known."""
+        return statistics.median(self.baselines) if self.baselines else None
 
     def share_done(self) -> float:
         """Return the share of the run's steps that have been taken, 0 where its end is not known."""
@@ -213,7 +213,9 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain dictionaries, lists and numbers."""
-        return {**asdict(self), "reached": sorted(self.reached)}
+        state = {**asdict(self), "reached": sorted(self.reached)}
+        state["guesses"] = state.pop("baselines")  # the key of checkpoints that exist
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "History":

@@ -6,9 +6,9 @@ from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remed
 from lightning_gradtools.diagnosis.observation import History, Observation, persists
 from lightning_gradtools.diagnosis.progress import progress
 
-WORSE = 2.0  # times the loss of guessing
-RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
-JUMP = 10.0  # times the loss of guessing, and that at the start, twice running
+WORSE = 2.0  # times the baseline loss
+RUNAWAY = 3.0  # times the loss at the start, where the baseline is not known
+JUMP = 10.0  # times the baseline loss, and that at the start, twice running
 GROWTH = 1e3  # backward, end to end
 
 _REMEDY = (
@@ -24,7 +24,7 @@ _REMEDY = (
 
 
 def find_exploding_gradient(history: History) -> Iterator[Finding]:
-    """A loss far above its start, or above guessing, that does not come down; or a profile that grows backward."""
+    """A loss far above its start, or above the baseline, that does not come down; or a profile that grows backward."""
     if not history.observations:
         return
     going = progress(history)
@@ -34,7 +34,7 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
     first = max(1.0, 1 - skills[0]) if skills else 1.0
     # one is an outlier
     if steps := persists(history, lambda each: each.skill is not None and 1 - each.skill > JUMP * first, 2):
-        evidence = [Evidence("loss / loss of guessing", 1 - skills[-1], JUMP * first, steps)]
+        evidence = [Evidence("loss / loss of a constant prediction", 1 - skills[-1], JUMP * first, steps)]
     elif going is None:
         return
     elif len(skills) >= 3:
@@ -42,7 +42,7 @@ def find_exploding_gradient(history: History) -> Iterator[Finding]:
         if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
             steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
             if steps:
-                evidence = [Evidence("loss / loss of guessing", 1 - now, WORSE, steps)]
+                evidence = [Evidence("loss / loss of a constant prediction", 1 - now, WORSE, steps)]
     elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
         evidence = [Evidence("loss / loss at the start", going.level / going.start, RUNAWAY, going.steps)]
     if evidence:

@@ -6,7 +6,7 @@ from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remed
 from lightning_gradtools.diagnosis.observation import History
 
 _RECOVERED = 50  # steps with finite losses after which it is over
-_GROWN = 10.0  # times the loss of guessing: what overflowed then had been growing
+_GROWN = 10.0  # times the baseline loss: what overflowed then had been growing
 
 _REMEDIES = {
     "input data": (

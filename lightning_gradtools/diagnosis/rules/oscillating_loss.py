@@ -17,8 +17,8 @@ from lightning_gradtools.diagnosis.progress import progress
 _WINDOW = 50
 AUTOCORRELATION = -0.5  # 3.5 standard errors (1 / sqrt(50)) of that of noise
 SWING = 0.1  # standard deviation / mean
-MOVE = 0.2  # of the loss of guessing, from step to step
-WORSE = 1.2  # times the loss of guessing
+MOVE = 0.2  # of the baseline loss, from step to step
+WORSE = 1.2  # times the baseline loss
 
 _REMEDY = (
     Remedy("Lower the learning rate threefold.", ("optimizer.lr=0.003",)),
@@ -38,7 +38,7 @@ def lag_one(values: list[float]) -> float:
 
 
 def find_oscillating_loss(history: History) -> Iterator[Finding]:
-    """Losses that alternate widely, or jump about while worse than guessing; over 50 steps without progress."""
+    """Losses that alternate widely, or jump about above the baseline; over 50 steps without progress."""
     losses = [loss for _, loss in history.losses[-_WINDOW:]]
     going = progress(history)
     if len(losses) < _WINDOW or going is None or not history.observations:
@@ -48,18 +48,18 @@ def find_oscillating_loss(history: History) -> Iterator[Finding]:
         return
     moves = [after - before for before, after in pairwise(losses)]
     correlation, move = lag_one(losses), statistics.median(map(abs, moves))
-    guess = history.guessing_loss() or going.start
+    baseline = history.baseline_loss() or going.start
     turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
     alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
     # The noise of batches, too, moves the loss to and fro, but around what was learned.
-    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0 and mean >= WORSE * guess
+    jumps = move >= MOVE * baseline and turns >= 1 / 3 and going.gain < 0 and mean >= WORSE * baseline
     if not alternates and not jumps:
         return
     severity = Severity.INFO if going.improving or going.gain > 0.9 else Severity.WARNING
     evidence = (
         Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
         Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
-        Evidence("median move from step to step / loss of guessing", move / guess, MOVE, _WINDOW),
+        Evidence("median move from step to step / loss of a constant prediction", move / baseline, MOVE, _WINDOW),
     )
     message = f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down"
     yield Finding(Kind.OSCILLATING_LOSS, "", history.observations[-1].step, severity, evidence, message, _REMEDY)

@@ -7,7 +7,7 @@ from lightning_gradtools.diagnosis.observation import History
 from lightning_gradtools.diagnosis.progress import progress, too_slow
 
 SIGNAL = 1e3  # largest over smallest deviation over samples of the layers' outputs
-LOSS = 10.0  # times the loss of guessing
+LOSS = 10.0  # times the baseline loss
 _LOSSES = 20
 
 _REMEDY = (
@@ -69,7 +69,8 @@ def find_poor_initialization(history: History) -> Iterator[Finding]:
     loss = 1.0 - seen[0].skill if seen[0].skill is not None else 1.0
     if loss > LOSS:
         message = (
-            f"from the initial weights the loss is {loss:.3g} times that of guessing: the outputs are far too large"
+            f"from the initial weights the loss is {loss:.3g} times that of a constant prediction: the outputs are far"
+            " too large"
         )
-        evidence = (Evidence("first loss / loss of guessing", loss, LOSS, latest.step + 1),)
+        evidence = (Evidence("first loss / loss of a constant prediction", loss, LOSS, latest.step + 1),)
         yield Finding(Kind.POOR_INITIALIZATION, "", latest.step, severity, evidence, message, _REMEDY)

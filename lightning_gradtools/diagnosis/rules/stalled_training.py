@@ -49,7 +49,7 @@ def find_stalled_training(history: History) -> Iterator[Finding]:
 
     - The weights stand still: at the largest step that it ever took, a layer would change by less than :data:`MOVE`
       of itself in all the steps of the run.
-    - No better than guessing after :data:`_STEPS` steps, and not improving.
+    - No better than a constant prediction after :data:`_STEPS` steps, and not improving.
     - The learning rate has faded in the first quarter of the run, long before half was learned.
     - Half of the run is over, and next to nothing was learned, though the loss falls.
 
@@ -57,7 +57,7 @@ def find_stalled_training(history: History) -> Iterator[Finding]:
     """
     if history.warming_up() or not history.observations:
         return
-    for rule in (_weights_stand_still, _no_better_than_guessing, _faded, _too_slow):
+    for rule in (_weights_stand_still, _no_better_than_baseline, _faded, _too_slow):
         found = list(rule(history))
         yield from found
         if found:
@@ -91,7 +91,7 @@ def _common_path(names: list[str], others: list[str]) -> str:
     return names[0] if not path or any(name.startswith(f"{path}.") for name in others) else path
 
 
-def _no_better_than_guessing(history: History) -> Iterator[Finding]:
+def _no_better_than_baseline(history: History) -> Iterator[Finding]:
     going = progress(history)
     if going is None or going.steps < _STEPS or not going.nothing_learned(LEARNED):
         return
@@ -101,7 +101,7 @@ def _no_better_than_guessing(history: History) -> Iterator[Finding]:
         Evidence("learned, as a share of what there is", going.gain, LEARNED, going.steps),
         Evidence("fall of the loss in its standard errors", going.t, 3.0, going.steps),
     )
-    message = f"the loss stands at {going.level:.4g}, no better than guessing, and does not move"
+    message = f"the loss stands at {going.level:.4g}, no better than a constant prediction, and does not move"
     yield _finding(history, evidence, message, _REMEDY)
 
 
@@ -132,7 +132,9 @@ def _too_slow(history: History) -> Iterator[Finding]:
         Evidence("learned, as a share of what there is", going.gain, LITTLE, going.steps),
         Evidence("steps so far / steps of the run", share, LATE, history.step + 1),
     )
-    message = f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, close to guessing"
+    message = (
+        f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, close to a constant prediction"
+    )
     yield _finding(history, evidence, message, _REMEDY_SLOW)
 
 
