@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from lightning_gradtools.diagnosis.state import from_state
+
 
 class Kind(str, Enum):
     """A pathology of training, by the field's name for it."""
@@ -72,19 +74,57 @@ class Evidence:
     steps: int = 0
 
 
+class Change(str, Enum):
+    """What a remedy changes in a run, for an application that knows how to change it."""
+
+    LOWER_LEARNING_RATE = "lower_learning_rate"
+    RAISE_LEARNING_RATE = "raise_learning_rate"
+    SEARCH_LEARNING_RATE = "search_learning_rate"
+    WARM_UP = "warm_up"
+    DECAY_LEARNING_RATE = "decay_learning_rate"
+    SCHEDULE_OVER_RUN = "schedule_over_run"
+    CLIP_NORM = "clip_norm"
+    RAISE_MAX_NORM = "raise_max_norm"
+    SKIP_NONFINITE = "skip_nonfinite"
+    USE_RELU = "use_relu"
+    USE_LEAKY_RELU = "use_leaky_relu"
+    HE_INIT = "he_init"
+    XAVIER_INIT = "xavier_init"
+    ADD_RESIDUAL = "add_residual"
+    NORMALISE = "normalise"
+    LESS_DEPTH = "less_depth"
+    LESS_WEIGHT_DECAY = "less_weight_decay"
+    RAISE_EPS = "raise_eps"
+    OVERFIT_ONE_BATCH = "overfit_one_batch"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class Remedy:
     """One thing to try.
 
     Attributes:
         sentence: what and why, in plain words.
-        overrides: Hydra overrides of ``gradtools-train`` that do it, if there are any.
+        overrides: how an application's command line does it; a diagnosis leaves it empty.
         code: a line of Python that does it, or "".
+        change: what it changes, or None where only a person can.
+        value: what that becomes, such as the new learning rate, or None where it is no number.
     """
 
     sentence: str
     overrides: tuple[str, ...] = ()
     code: str = ""
+    change: Change | None = None
+    value: float | None = None
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "Remedy":
+        """Return the remedy of a dictionary as in :meth:`Finding.as_dict`, also of another version's."""
+        change = state.get("change")
+        overrides = tuple(state.get("overrides", ()))
+        return from_state(cls, {**state, "overrides": overrides, "change": change and Change(change)})
 
 
 @dataclass(frozen=True)
@@ -112,20 +152,20 @@ class Finding:
     resolved_at: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain dictionaries, lists, strings and numbers."""
-        found = asdict(self)
-        return {**found, "kind": str(self.kind), "severity": str(self.severity)}
+        """Return it as plain dictionaries, tuples, strings and numbers."""
+        remedy = tuple({**asdict(each), "change": each.change and str(each.change)} for each in self.remedy)
+        return {**asdict(self), "kind": str(self.kind), "severity": str(self.severity), "remedy": remedy}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> "Finding":
-        """Return the finding that :meth:`as_dict` was called on."""
-        return cls(
-            Kind(found["kind"]),
-            found["layer"],
-            found["step"],
-            Severity(found["severity"]),
-            tuple(Evidence(**each) for each in found["evidence"]),
-            found["message"],
-            tuple(Remedy(each["sentence"], tuple(each["overrides"]), each["code"]) for each in found["remedy"]),
-            found["resolved_at"],
+    def from_dict(cls, state: Mapping[str, Any]) -> "Finding":
+        """Return the finding that :meth:`as_dict` was called on, also of another version."""
+        return from_state(
+            cls,
+            {
+                **state,
+                "kind": Kind(state["kind"]),
+                "severity": Severity(state["severity"]),
+                "evidence": tuple(from_state(Evidence, each) for each in state["evidence"]),
+                "remedy": tuple(Remedy.from_dict(each) for each in state.get("remedy", ())),
+            },
         )

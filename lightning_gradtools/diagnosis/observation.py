@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lightning_gradtools.diagnosis.state import from_state
+
 
 @dataclass(frozen=True)
 class LayerObservation:
@@ -80,7 +82,7 @@ class Observation:
         layers: in the order in which they first ran.
         activations: likewise.
         learning_rate: the largest of all parameter groups.
-        skill: 1 - loss / loss of guessing, of this step's batch; None where the loss is of no known kind.
+        skill: 1 - loss / baseline loss, of this step's batch; None where the loss is of no known kind.
     """
 
     step: int
@@ -97,6 +99,12 @@ class Observation:
         for each in self.activations:
             shares[each.name] = max(each.dead / each.units, shares.get(each.name, 0.0))
         return shares
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all gradients and weights that were measured are finite."""
+        measured = [(layer.backward or 0.0, layer.gradient or 0.0, layer.weight) for layer in self.layers]
+        return all(math.isfinite(norm) for norms in measured for norm in norms)
 
     @cached_property
     def chain(self) -> list[LayerObservation]:
@@ -131,15 +139,18 @@ class History:
 
     Attributes:
         observations: the latest, oldest first.
+        first_observations: those of the run's first sampled steps, kept when they have left the latest.
         losses: (step, loss) of the latest steps, oldest first; empty where there is no single loss.
         first_losses: those of the run's first steps.
         peak_learning_rate: the largest so far.
         nonfinite: every first non-finite value so far.
+        recovered_from: how many of these training has recovered from: all that came before :data:`RECOVERED` steps
+            with finite losses, or with finite gradients where there is no single loss.
         last_nonfinite: the latest step whose loss was not finite, or -1.
         reached: paths of the layers that a gradient ever reached.
         largest_update: the largest update ratio that each layer ever had.
         planned_steps: optimizer steps that the run is to have, None if that is not known.
-        guesses: the latest estimates of the loss of guessing, on the scale of the losses.
+        baselines: the latest estimates of the loss of the best constant prediction, on the scale of the losses.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -151,19 +162,23 @@ class History:
     reached: set[str] = field(default_factory=set)
     largest_update: dict[str, float] = field(default_factory=dict)
     planned_steps: int | None = None
-    guesses: list[float] = field(default_factory=list)
+    baselines: list[float] = field(default_factory=list)
+    first_observations: list[Observation] = field(default_factory=list)
+    recovered_from: int = 0
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
-    MAX_GUESSES = 20
+    MAX_BASELINES = 20
     FIRST = 5
-    TELLING = 0.99  # skill beyond which rounding drowns what it says of the loss of guessing
+    RECOVERED = 50  # steps
+    TELLING = 0.99  # skill beyond which rounding drowns what it says of the baseline loss
 
     def add_loss(self, step: int, loss: float) -> None:
         """Remember the loss of ``step``; one that is not finite is not remembered."""
         if not math.isfinite(loss):
             self.last_nonfinite = max(self.last_nonfinite, step)
             return
+        self._recover(step)
         if len(self.first_losses) < self.FIRST:
             self.first_losses.append(loss)
         self.losses.append((step, loss))
@@ -172,10 +187,14 @@ class History:
     def add(self, observation: Observation) -> None:
         """Remember an observation."""
         self.observations.append(observation)
+        if len(self.first_observations) < self.FIRST:
+            self.first_observations.append(observation)
+        if not self.losses and observation.is_finite:
+            self._recover(observation.step)
         skill, (step, loss) = observation.skill, self.losses[-1] if self.losses else (-1, 0.0)
         if skill is not None and skill < self.TELLING and step == observation.step:
-            self.guesses.append(loss / (1 - skill))
-            del self.guesses[: -self.MAX_GUESSES]
+            self.baselines.append(loss / (1 - skill))
+            del self.baselines[: -self.MAX_BASELINES]
         for layer in observation.layers:
             if layer.gradient:
                 self.reached.add(layer.name)
@@ -183,6 +202,11 @@ class History:
                 self.largest_update[layer.name] = layer.update_ratio
         self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
         del self.observations[: -self.MAX_OBSERVATIONS]
+
+    def _recover(self, step: int) -> None:
+        """Note that values were finite at ``step``."""
+        if step - self.last_nonfinite > self.RECOVERED:
+            self.recovered_from = len(self.nonfinite)
 
     @property
     def step(self) -> int:
@@ -196,9 +220,9 @@ class History:
         known = [each.skill for each in self.observations[-count:] if each.skill is not None]
         return statistics.median(known) if known else None
 
-    def guessing_loss(self) -> float | None:
-        """Return the loss of guessing on the scale of the losses, None where it is not known."""
-        return statistics.median(self.guesses) if self.guesses else None
+    def baseline_loss(self) -> float | None:
+        """Return the baseline loss on the scale of the losses, None where it is not known."""
+        return statistics.median(self.baselines) if self.baselines else None
 
     def share_done(self) -> float:
         """Return the share of the run's steps that have been taken, 0 where its end is not known."""
@@ -213,28 +237,38 @@ class History:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain dictionaries, lists and numbers."""
-        return {**asdict(self), "reached": sorted(self.reached)}
+        state = {**asdict(self), "reached": sorted(self.reached)}
+        state["guesses"] = state.pop("baselines")  # the key of checkpoints that exist
+        return state
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "History":
-        """Return the history that :meth:`as_dict` was called on."""
+        """Return the history that :meth:`as_dict` was called on, also of another version."""
 
         def observation(each: Mapping[str, Any]) -> Observation:
-            layers = tuple(LayerObservation(**layer) for layer in each["layers"])
-            activations = tuple(ActivationObservation(**activation) for activation in each["activations"])
-            return Observation(**{**each, "layers": layers, "activations": activations})
+            layers = tuple(from_state(LayerObservation, layer) for layer in each["layers"])
+            activations = tuple(from_state(ActivationObservation, one) for one in each.get("activations", ()))
+            return from_state(Observation, {**each, "layers": layers, "activations": activations})
 
-        return cls(
-            [observation(each) for each in state["observations"]],
-            [(step, loss) for step, loss in state["losses"]],
-            list(state["first_losses"]),
-            state["peak_learning_rate"],
-            [NonfiniteEvent(**each) for each in state["nonfinite"]],
-            state["last_nonfinite"],
-            set(state["reached"]),
-            dict(state["largest_update"]),
-            state["planned_steps"],
-            list(state["guesses"]),
+        observations = [observation(each) for each in state.get("observations", ())]
+        nonfinite = [from_state(NonfiniteEvent, each) for each in state.get("nonfinite", ())]
+        # A version without it kept no first observations, but its window may still hold them.
+        first = state.get("first_observations", state.get("observations", ())[: cls.FIRST])
+        return from_state(
+            cls,
+            {
+                **state,
+                "observations": observations,
+                "first_observations": [observation(each) for each in first],
+                "losses": [(step, loss) for step, loss in state.get("losses", ())],
+                "first_losses": list(state.get("first_losses", ())),
+                "nonfinite": nonfinite,
+                # A version without it judged the last one only.
+                "recovered_from": state.get("recovered_from", max(0, len(nonfinite) - 1)),
+                "reached": set(state.get("reached", ())),
+                "largest_update": dict(state.get("largest_update", {})),
+                "baselines": list(state.get("guesses", ())),
+            },
         )
 
 

@@ -3,7 +3,7 @@ r"""Is the loss moving? The consequence that turns an unusual number into a path
 Two questions, neither of which depends on the scale of the loss:
 
 - *Has anything been learned?* The skill score where the loss is of a known kind (see
-  ``activations/guessing.py``), otherwise the fall of the loss since the first steps, as a share of it.
+  ``lightning_gradtools.activations``), otherwise the fall of the loss since the first steps, as a share of it.
 - *Is it improving now?* Welch's t between the first and the second half of the latest losses (Welch 1947, Biometrika
   34:28), and the fall between them as a share of the level.
 """
@@ -30,7 +30,7 @@ class Progress:
         steps: number of losses seen lately, at most :data:`LONG`.
         level: median of the latest ten losses.
         start: median of the run's first losses.
-        gain: 1 - level / loss of guessing where that is known, otherwise 1 - level / start.
+        gain: 1 - level / baseline loss where that is known, otherwise 1 - level / start.
         improving: whether the loss falls, beyond noise and by a share that matters.
         t: Welch's t of that fall, the larger of two; positive if it falls.
         noise: standard deviation of the latest losses.
@@ -45,7 +45,7 @@ class Progress:
     noise: float
 
     def nothing_learned(self, least: float = 0.1) -> bool:
-        """Say whether the run is hardly better than guessing, and not on its way to be."""
+        """Say whether the run is hardly better than a constant prediction, and not on its way to be."""
         return self.gain < least and not self.improving
 
 
@@ -69,9 +69,9 @@ def progress(history: History) -> Progress | None:
 
 
 def _gain(history: History, level: float, start: float) -> float:
-    guess, skill = history.guessing_loss(), history.skill()
-    if guess:
-        return 1 - level / guess
+    baseline, skill = history.baseline_loss(), history.skill()
+    if baseline:
+        return 1 - level / baseline
     if skill is not None:  # near perfection from the first step on
         return skill
     return 1 - level / start if start > 0 else math.nan

@@ -25,7 +25,7 @@ from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Or
 from lightning_gradtools.callbacks.pathology_detector.replay import dump
 from lightning_gradtools.callbacks.pathology_detector.step_sample import SampledParameters, StepSample, UnitBook
 from lightning_gradtools.diagnosis import Finding, Kind, Severity
-from lightning_gradtools.diagnosis.ledger import Ledger
+from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
 from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 from lightning_gradtools.distributed import gather_objects, world_size
@@ -128,7 +128,7 @@ class PathologyDetector(Observer):
         self.table = table
         self.stop_reason = ""
         self.history = History()
-        self._ledger = Ledger()
+        self._ledger = FindingTracker()
         self._book: UnitBook | None = None
         self._saved_book: dict[str, Any] | None = None
         self._moments: dict[str, Tensor] = {}

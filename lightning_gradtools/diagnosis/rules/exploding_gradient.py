@@ -2,73 +2,81 @@
 
 from collections.abc import Iterator
 
-from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History, Observation, persists
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import Observation, persists
+from lightning_gradtools.diagnosis.remedies import CLIP_NORM, HE_INIT, WARM_UP, lower_learning_rate
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
-WORSE = 2.0  # times the loss of guessing
-RUNAWAY = 3.0  # times the loss at the start, where that of guessing is not known
-JUMP = 10.0  # times the loss of guessing, and that at the start, twice running
+WORSE = 2.0  # times the baseline loss
+RUNAWAY = 3.0  # times the loss at the start, where the baseline is not known
+JUMP = 10.0  # times the baseline loss, and that at the start, twice running
 GROWTH = 1e3  # backward, end to end
 
-_REMEDY = (
-    Remedy("Lower the learning rate tenfold.", ("optimizer.lr=0.001",)),
-    Remedy(
-        "Clip the gradient's norm.",
-        ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
-        "GradientClipping(max_norm=1.0)",
-    ),
-    Remedy("Warm the learning rate up.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
-    Remedy("Scale inputs, targets and initial weights to unit variance.", ("model.net.init=he",)),
-)
+
+def find_exploding_gradient(context: RuleContext) -> Iterator[Finding]:
+    """A loss far above its start, or above the baseline, that stays; or a profile that grows backward."""
+    evidence = _divergence(context)
+    if evidence is not None:
+        yield _diverging(context, evidence)
+    else:
+        yield from _growing_backward(context)
 
 
-def find_exploding_gradient(history: History) -> Iterator[Finding]:
-    """A loss far above its start, or above guessing, that does not come down; or a profile that grows backward."""
-    if not history.observations:
-        return
-    going = progress(history)
-    latest = history.observations[-1]
+def _divergence(context: RuleContext) -> Evidence | None:
+    history, going = context.history, context.progress
     skills = [each.skill for each in history.observations if each.skill is not None]
-    evidence: list[Evidence] = []
     first = max(1.0, 1 - skills[0]) if skills else 1.0
     # one is an outlier
     if steps := persists(history, lambda each: each.skill is not None and 1 - each.skill > JUMP * first, 2):
-        evidence = [Evidence("loss / loss of guessing", 1 - skills[-1], JUMP * first, steps)]
-    elif going is None:
-        return
-    elif len(skills) >= 3:
+        return Evidence("loss / loss of a constant prediction", 1 - skills[-1], JUMP * first, steps)
+    if going is None:
+        return None
+    if len(skills) >= 3:
         now, start = going.gain, skills[0]
         if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
             steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
             if steps:
-                evidence = [Evidence("loss / loss of guessing", 1 - now, WORSE, steps)]
+                return Evidence("loss / loss of a constant prediction", 1 - now, WORSE, steps)
     elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
-        evidence = [Evidence("loss / loss at the start", going.level / going.start, RUNAWAY, going.steps)]
-    if evidence:
-        ratios = {layer.name: layer.update_ratio for layer in latest.layers if layer.update_ratio == layer.update_ratio}
-        layer = max(ratios, key=lambda name: ratios[name], default="")
-        if layer:
-            evidence.append(Evidence(f"change of the weights in one step / weights, in {layer}", ratios[layer], 0.1))
-        severity = Severity.CRITICAL if evidence[0].value > 10 else Severity.WARNING
-        message = (
-            f"training diverges: the {evidence[0].quantity.split(' / ')[0]} is {evidence[0].value:.3g} times the"
-            f" {evidence[0].quantity.split(' / ')[1]} and does not come down"
-        )
-        yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, tuple(evidence), message, _REMEDY)
-        return
-    if going is None:
-        return
+        return Evidence("loss / loss at the start", going.level / going.start, RUNAWAY, going.steps)
+    return None
+
+
+def _diverging(context: RuleContext, evidence: Evidence) -> Finding:
+    latest = context.latest
+    ratios = {layer.name: layer.update_ratio for layer in latest.layers if layer.update_ratio == layer.update_ratio}
+    layer = max(ratios, key=lambda name: ratios[name], default="")
+    moved = (Evidence(f"change of the weights in one step / weights, in {layer}", ratios[layer], 0.1),) if layer else ()
+    numerator, denominator = evidence.quantity.split(" / ")
+    return Finding(
+        kind=Kind.EXPLODING_GRADIENT,
+        layer=layer,
+        step=latest.step,
+        severity=Severity.CRITICAL if evidence.value > 10 else Severity.WARNING,
+        evidence=(evidence, *moved),
+        message=(
+            f"training diverges: the {numerator} is {evidence.value:.3g} times the {denominator} and does not come down"
+        ),
+    )
+
+
+def _growing_backward(context: RuleContext) -> Iterator[Finding]:
+    history, going = context.history, context.progress
     steps = persists(history, lambda each: growth(each)[0] > GROWTH, 3)
-    if steps:
-        ratio, layer = growth(latest)
-        sick = going.steps >= 20 and going.nothing_learned() and not history.warming_up()
-        message = (
+    if going is None or not steps:
+        return
+    ratio, layer = growth(context.latest)
+    sick = going.steps >= 20 and going.nothing_learned() and not history.warming_up()
+    yield Finding(
+        kind=Kind.EXPLODING_GRADIENT,
+        layer=layer,
+        step=context.latest.step,
+        severity=Severity.WARNING if sick else Severity.INFO,
+        evidence=(Evidence("largest norm of the loss gradient at a layer / that at the last", ratio, GROWTH, steps),),
+        message=(
             f"the gradient explodes on its way back: at {layer} it is {ratio:.1e} times what enters at the last layer"
-        )
-        found = (Evidence("largest norm of the loss gradient at a layer / that at the last", ratio, GROWTH, steps),)
-        severity = Severity.WARNING if sick else Severity.INFO
-        yield Finding(Kind.EXPLODING_GRADIENT, layer, latest.step, severity, found, message, _REMEDY)
+        ),
+    )
 
 
 def growth(observation: Observation) -> tuple[float, str]:
@@ -78,3 +86,21 @@ def growth(observation: Observation) -> tuple[float, str]:
         return 1.0, ""
     top = max(layers, key=lambda layer: layer.backward or 0.0)
     return (top.backward or 0.0) / layers[-1].backward, top.name
+
+
+def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
+    return (
+        lower_learning_rate(context),
+        CLIP_NORM,
+        WARM_UP,
+        Remedy("Scale inputs, targets and initial weights to unit variance.", change=Change.HE_INIT, code=HE_INIT.code),
+    )
+
+
+RULE = Rule(
+    kind=Kind.EXPLODING_GRADIENT,
+    order=60,
+    needs=frozenset({Need.OBSERVATIONS}),
+    find=find_exploding_gradient,
+    remedies=_remedies,
+)

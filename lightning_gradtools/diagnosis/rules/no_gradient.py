@@ -4,55 +4,60 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History, Observation
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 # Observations in a row. The first steps of zero-initialised residual branches have zero gradients by design.
 _NEEDED = 4
 _NEEDED_UNCALLED = 8  # one that forward calls now and then, as one head of several, comes up in that time
 
+_FREEZE = Remedy(
+    "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
+    code="layer.requires_grad_(False)",
+)
 _REMEDY = (
     Remedy(
         "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer and"
         " the loss."
     ),
-    Remedy(
-        "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
-        code="layer.requires_grad_(False)",
-    ),
+    _FREEZE,
 )
-
-
 _REMEDY_UNCALLED = (
     Remedy("Call it in forward(), or take it out: under DDP it stops the run, unless unused parameters are searched."),
-    Remedy(
-        "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
-        code="layer.requires_grad_(False)",
-    ),
+    _FREEZE,
 )
 
 
-def find_no_gradient(history: History) -> Iterator[Finding]:
+def find_no_gradient(context: RuleContext) -> Iterator[Finding]:
     """Layers whose weights an optimizer has, and whose gradient is None or exactly zero; others have one.
 
     Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
     silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
     one too; a layer that a gradient ever reached is not: several heads may take turns.
     """
-    if not history.observations:
-        return
-    latest = history.observations[-1]
+    history, latest = context.history, context.latest
     for name in sorted(_never_called(history)):
-        steps = latest.step - history.observations[-_NEEDED_UNCALLED].step + 1
         message = f"{name} is to be trained, but the forward pass never calls it, so no gradient reaches its weights"
-        evidence = (Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),)
-        yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY_UNCALLED)
+        yield _finding(history, name, _NEEDED_UNCALLED, message, _REMEDY_UNCALLED)
     cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
     if len(cut_off) < _NEEDED:
         return
-    steps = latest.step - history.observations[-_NEEDED].step + 1
     for name in sorted(set.intersection(*cut_off) - history.reached):
         message = f"{name} runs and is to be trained, but no gradient reaches its weights"
-        evidence = (Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),)
-        yield Finding(Kind.NO_GRADIENT, name, latest.step, Severity.WARNING, evidence, message, _REMEDY)
+        yield _finding(history, name, _NEEDED, message)
+
+
+def _finding(history: History, name: str, needed: int, message: str, remedy: tuple[Remedy, ...] = ()) -> Finding:
+    step = history.observations[-1].step
+    steps = step - history.observations[-needed].step + 1
+    return Finding(
+        kind=Kind.NO_GRADIENT,
+        layer=name,
+        step=step,
+        severity=Severity.WARNING,
+        evidence=(Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),),
+        message=message,
+        remedy=remedy,
+    )
 
 
 def _never_called(history: History) -> set[str]:
@@ -72,3 +77,12 @@ def _cut_off(observation: Observation) -> set[str]:
         for each in observation.activations
     )
     return set() if blocked else without
+
+
+RULE = Rule(
+    kind=Kind.NO_GRADIENT,
+    order=20,
+    needs=frozenset({Need.OBSERVATIONS}),
+    find=find_no_gradient,
+    remedies=lambda _: _REMEDY,
+)

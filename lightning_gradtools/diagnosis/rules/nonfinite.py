@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History
+from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.remedies import raise_eps
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
-_RECOVERED = 50  # steps with finite losses after which it is over
-_GROWN = 10.0  # times the loss of guessing: what overflowed then had been growing
+_GROWN = 10.0  # times the baseline loss: what overflowed then had been growing
 
 _REMEDIES = {
     "input data": (
@@ -16,15 +16,13 @@ _REMEDIES = {
         ),
         Remedy(
             "Skip steps whose gradients are not finite.",
-            ("callbacks/gradtools=[gradient_clipping]",),
-            "GradientClipping(on_nonfinite='skip')",
+            change=Change.SKIP_NONFINITE,
+            code="GradientClipping(on_nonfinite='skip')",
         ),
     ),
     "optimizer update": (
-        Remedy("Lower the learning rate, or warm it up.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
-        Remedy(
-            "Raise the optimizer's eps: a denominator near zero makes a step without bound.", ("+optimizer.eps=1e-8",)
-        ),
+        Remedy("Lower the learning rate, or warm it up.", change=Change.WARM_UP, code="WarmupCosineSchedule()"),
+        raise_eps(),
     ),
 }
 _OTHERWISE = (
@@ -34,28 +32,53 @@ _OTHERWISE = (
     ),
     Remedy(
         "Lower the learning rate or clip the gradient, if values had been growing before.",
-        ("callbacks/gradtools=[gradient_clipping]", "callbacks.gradient_clipping.max_norm=1.0"),
-        "GradientClipping(max_norm=1.0)",
+        change=Change.CLIP_NORM,
+        code="GradientClipping(max_norm=1.0)",
     ),
 )
 
 
-def find_nonfinite(history: History) -> Iterator[Finding]:
-    """Every non-finite value is critical, for as long as they come and :data:`_RECOVERED` steps after."""
-    for event in history.nonfinite:
-        if event is not history.nonfinite[-1] or history.step - history.last_nonfinite > _RECOVERED:
-            continue
-        where = event.layer or ("the input data" if event.direction == "input data" else "no single module")
-        message = (
-            f"the first NaN or infinity came up in the {event.direction} of batch {event.batch_index} at step"
-            f" {event.step} on rank {event.rank}: {where}" + (f" ({event.detail})" if event.detail else "")
-        )
-        lasted = max(1, history.last_nonfinite - event.step + 1)
-        evidence = (
-            Evidence("step of the first non-finite value", event.step, -1, lasted),
-            Evidence("batch index", event.batch_index, -1),
-            Evidence("rank", event.rank, -1),
-        )
-        grown = any(each.skill is not None and 1 - each.skill > _GROWN for each in history.observations[-3:])
-        remedy = _REMEDIES.get(event.direction, _OTHERWISE[::-1] if grown else _OTHERWISE)
-        yield Finding(Kind.NONFINITE, event.layer, event.step, Severity.CRITICAL, evidence, message, remedy)
+def find_nonfinite(context: RuleContext) -> Iterator[Finding]:
+    """A non-finite value is critical until training has recovered from it.
+
+    It is the first one's finding. What comes up elsewhere before training has recovered mostly follows from it, and is
+    counted only.
+    """
+    history = context.history
+    first, *later = context.nonfinite
+    where = first.layer or ("the input data" if first.direction == "input data" else "no single module")
+    lasted = max(1, history.last_nonfinite - first.step + 1)
+    evidence = [
+        Evidence("step of the first non-finite value", first.step, -1, lasted),
+        Evidence("batch index", first.batch_index, -1),
+        Evidence("rank", first.rank, -1),
+    ]
+    if later:
+        evidence.append(Evidence("stretches of non-finite values that followed", len(later), 0))
+    yield Finding(
+        kind=Kind.NONFINITE,
+        layer=first.layer,
+        step=first.step,
+        severity=Severity.CRITICAL,
+        evidence=tuple(evidence),
+        message=(
+            f"the first NaN or infinity came up in the {first.direction} of batch {first.batch_index} at step"
+            f" {first.step} on rank {first.rank}: {where}" + (f" ({first.detail})" if first.detail else "")
+        ),
+    )
+
+
+def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
+    latest = context.history.observations[-3:]
+    grown = any(each.skill is not None and 1 - each.skill > _GROWN for each in latest)
+    return _REMEDIES.get(context.nonfinite[0].direction, _OTHERWISE[::-1] if grown else _OTHERWISE)
+
+
+RULE = Rule(
+    kind=Kind.NONFINITE,
+    order=0,
+    needs=frozenset({Need.NONFINITE}),
+    find=find_nonfinite,
+    remedies=_remedies,
+    is_exclusive=True,
+)

@@ -10,21 +10,15 @@ import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 
-from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.remedies import lower_learning_rate
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 _WINDOW = 50
 AUTOCORRELATION = -0.5  # 3.5 standard errors (1 / sqrt(50)) of that of noise
 SWING = 0.1  # standard deviation / mean
-MOVE = 0.2  # of the loss of guessing, from step to step
-WORSE = 1.2  # times the loss of guessing
-
-_REMEDY = (
-    Remedy("Lower the learning rate threefold.", ("optimizer.lr=0.003",)),
-    Remedy("Use less momentum, or larger batches."),
-    Remedy("Let the learning rate decay.", ("schedule=warmup_cosine",), "WarmupCosineSchedule()"),
-)  # fmt: skip
+MOVE = 0.2  # of the baseline loss, from step to step
+WORSE = 1.2  # times the baseline loss
 
 
 def lag_one(values: list[float]) -> float:
@@ -37,29 +31,52 @@ def lag_one(values: list[float]) -> float:
     return sum(a * b for a, b in pairwise(rest)) / power if power > 0 else 0.0
 
 
-def find_oscillating_loss(history: History) -> Iterator[Finding]:
-    """Losses that alternate widely, or jump about while worse than guessing; over 50 steps without progress."""
+def find_oscillating_loss(context: RuleContext) -> Iterator[Finding]:
+    """Losses that alternate widely, or jump about above the baseline; over 50 steps without progress."""
+    history, going = context.history, context.progress
+    assert going is not None  # a need of this rule
     losses = [loss for _, loss in history.losses[-_WINDOW:]]
-    going = progress(history)
-    if len(losses) < _WINDOW or going is None or not history.observations:
+    if len(losses) < _WINDOW:
         return
     mean, deviation = statistics.fmean(losses), statistics.stdev(losses)
     if mean <= 0 or not math.isfinite(mean):
         return
     moves = [after - before for before, after in pairwise(losses)]
     correlation, move = lag_one(losses), statistics.median(map(abs, moves))
-    guess = history.guessing_loss() or going.start
+    baseline = history.baseline_loss() or going.start
     turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
     alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
     # The noise of batches, too, moves the loss to and fro, but around what was learned.
-    jumps = move >= MOVE * guess and turns >= 1 / 3 and going.gain < 0 and mean >= WORSE * guess
+    jumps = move >= MOVE * baseline and turns >= 1 / 3 and going.gain < 0 and mean >= WORSE * baseline
     if not alternates and not jumps:
         return
     severity = Severity.INFO if going.improving or going.gain > 0.9 else Severity.WARNING
-    evidence = (
-        Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
-        Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
-        Evidence("median move from step to step / loss of guessing", move / guess, MOVE, _WINDOW),
+    yield Finding(
+        kind=Kind.OSCILLATING_LOSS,
+        layer="",
+        step=context.latest.step,
+        severity=severity,
+        evidence=(
+            Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
+            Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
+            Evidence("median move from step to step / loss of a constant prediction", move / baseline, MOVE, _WINDOW),
+        ),
+        message=f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down",
     )
-    message = f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down"
-    yield Finding(Kind.OSCILLATING_LOSS, "", history.observations[-1].step, severity, evidence, message, _REMEDY)
+
+
+def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
+    return (
+        lower_learning_rate(context, times=3),
+        Remedy("Use less momentum, or larger batches."),
+        Remedy("Let the learning rate decay.", change=Change.DECAY_LEARNING_RATE, code="WarmupCosineSchedule()"),
+    )
+
+
+RULE = Rule(
+    kind=Kind.OSCILLATING_LOSS,
+    order=70,
+    needs=frozenset({Need.OBSERVATIONS, Need.PROGRESS}),
+    find=find_oscillating_loss,
+    remedies=_remedies,
+)

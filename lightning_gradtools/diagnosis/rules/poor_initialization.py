@@ -3,73 +3,109 @@
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History
-from lightning_gradtools.diagnosis.progress import progress, too_slow
+from lightning_gradtools.diagnosis.progress import too_slow
+from lightning_gradtools.diagnosis.remedies import HE_INIT, NORMALISE, SCALE_INPUTS
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 SIGNAL = 1e3  # largest over smallest deviation over samples of the layers' outputs
-LOSS = 10.0  # times the loss of guessing
+LOSS = 10.0  # times the baseline loss
 _LOSSES = 20
-
-_REMEDY = (
-    Remedy(
-        "Draw the weights at random, by He for ReLU and Xavier for tanh and sigmoid.",
-        ("model.net.init=he", "model.net.init_scale=1"),
-        "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
-    ),
-    Remedy("Scale the inputs to zero mean and unit variance."),
-    Remedy("Normalise between layers.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
-)
+_EARLY = 4  # the latest step at which units that are alike tell of the initial weights
 
 
-def find_poor_initialization(history: History) -> Iterator[Finding]:
+def find_poor_initialization(context: RuleContext) -> Iterator[Finding]:
     """Symmetry, which training can never break; and a signal that changes a thousandfold, if nothing is learned.
 
     Symmetry is exact: all units of a layer have the same weights *and* receive the same gradient. A zero-initialised
     layer whose units receive different gradients is healthy.
     """
-    seen = [each for each in history.observations if each.step <= 4]
-    if not seen or seen[0].step > 0:
-        return
-    latest = history.observations[-1]
-    identical = [{layer.name for layer in each.layers if layer.identical} for each in seen[:2]]
+    for part in (_alike, _signal, _first_loss):
+        found = part(context)
+        if found is not None:
+            yield found
+            return
+
+
+def _alike(context: RuleContext) -> Finding | None:
+    seen = [each for each in context.history.first_observations if each.step <= _EARLY][:2]
+    identical = [{layer.name for layer in each.layers if layer.identical} for each in seen]
     alike = [layer.name for layer in seen[0].layers if all(layer.name in each for each in identical)]
-    if alike and len(seen) >= 2:
-        message = (
+    if not alike or len(seen) < 2:
+        return None
+    more = f" (so do those of {len(alike) - 1} more layers)" if len(alike) > 1 else ""
+    return Finding(
+        kind=Kind.POOR_INITIALIZATION,
+        layer=alike[0],
+        step=context.latest.step,
+        severity=Severity.CRITICAL,
+        evidence=(Evidence("layers whose units are all alike", len(alike), 0, context.latest.step + 1),),
+        message=(
             f"all units of {alike[0]} start with the same weights and receive the same gradient: they stay one unit"
-            + (f" (so do those of {len(alike) - 1} more layers)" if len(alike) > 1 else "")
-        )
-        evidence = (Evidence("layers whose units are all alike", len(alike), 0, latest.step + 1),)
-        yield Finding(Kind.POOR_INITIALIZATION, alike[0], latest.step, Severity.CRITICAL, evidence, message, _REMEDY)
-        return
-    going = progress(history)
-    sick = going is not None and (
-        (going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up())
-        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
-        or too_slow(history, going)
+            + more
+        ),
     )
-    severity = Severity.WARNING if sick else Severity.INFO
-    signals = {layer.name: layer.signal for layer in seen[0].layers if layer.signal is not None and layer.signal > 0}
-    low, high = (
-        (min(signals, key=lambda name: signals[name]), max(signals, key=lambda name: signals[name]))
-        if len(signals) > 2
-        else ("", "")
-    )
-    spread = signals[high] / signals[low] if low else 1.0
-    if spread > SIGNAL:
-        names = list(signals)
-        dies = names.index(low) > names.index(high)
-        message = (
+
+
+def _signal(context: RuleContext) -> Finding | None:
+    layers = context.history.first_observations[0].layers
+    signals = {layer.name: layer.signal for layer in layers if layer.signal is not None and layer.signal > 0}
+    if len(signals) <= 2:
+        return None
+    low, high = min(signals, key=lambda name: signals[name]), max(signals, key=lambda name: signals[name])
+    spread = signals[high] / signals[low]
+    if not spread > SIGNAL:
+        return None
+    names = list(signals)
+    dies = names.index(low) > names.index(high)
+    return Finding(
+        kind=Kind.POOR_INITIALIZATION,
+        layer=low if dies else high,
+        step=context.latest.step,
+        severity=_severity(context),
+        evidence=(Evidence("largest / smallest deviation over samples", spread, SIGNAL, context.latest.step + 1),),
+        message=(
             f"from the initial weights, what tells samples apart {'dies out' if dies else 'blows up'}:"
             f" a deviation of {signals[low]:.1e} at {low}, of {signals[high]:.1e} at {high}"
-        )
-        evidence = (Evidence("largest / smallest deviation over samples", spread, SIGNAL, latest.step + 1),)
-        layer = low if dies else high
-        yield Finding(Kind.POOR_INITIALIZATION, layer, latest.step, severity, evidence, message, _REMEDY)
-        return
-    loss = 1.0 - seen[0].skill if seen[0].skill is not None else 1.0
-    if loss > LOSS:
-        message = (
-            f"from the initial weights the loss is {loss:.3g} times that of guessing: the outputs are far too large"
-        )
-        evidence = (Evidence("first loss / loss of guessing", loss, LOSS, latest.step + 1),)
-        yield Finding(Kind.POOR_INITIALIZATION, "", latest.step, severity, evidence, message, _REMEDY)
+        ),
+    )
+
+
+def _first_loss(context: RuleContext) -> Finding | None:
+    skill = context.history.first_observations[0].skill
+    loss = 1.0 - skill if skill is not None else 1.0
+    if not loss > LOSS:
+        return None
+    return Finding(
+        kind=Kind.POOR_INITIALIZATION,
+        layer="",
+        step=context.latest.step,
+        severity=_severity(context),
+        evidence=(Evidence("first loss / loss of a constant prediction", loss, LOSS, context.latest.step + 1),),
+        message=(
+            f"from the initial weights the loss is {loss:.3g} times that of a constant prediction: the outputs are far"
+            " too large"
+        ),
+    )
+
+
+def _severity(context: RuleContext) -> Severity:
+    going = context.progress
+    sick = going is not None and (
+        (going.steps >= _LOSSES and going.nothing_learned() and not context.history.warming_up())
+        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
+        or too_slow(context.history, going)
+    )
+    return Severity.WARNING if sick else Severity.INFO
+
+
+def _remedies(_: RuleContext) -> tuple[Remedy, ...]:
+    return (HE_INIT, SCALE_INPUTS, NORMALISE)
+
+
+RULE = Rule(
+    kind=Kind.POOR_INITIALIZATION,
+    order=10,
+    needs=frozenset({Need.OBSERVATIONS, Need.FIRST_STEP}),
+    find=find_poor_initialization,
+    remedies=_remedies,
+)

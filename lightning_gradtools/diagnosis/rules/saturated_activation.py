@@ -3,28 +3,18 @@
 from collections.abc import Iterator
 from functools import partial
 
-from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History, Observation, persists
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import Observation, persists
+from lightning_gradtools.diagnosis.remedies import NORMALISE, SCALE_INPUTS, lower_learning_rate
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 WARNING, CRITICAL = 0.5, 0.95  # shares of a layer's units; half a layer: SageMaker Debugger, DeepDiagnosis
 BLOCKED = 0.8  # the same
 LEARNED = 0.9  # of what there is to learn
 _SAMPLES = 100
 
-_REMEDY = (
-    Remedy("Scale the inputs to zero mean and unit variance."),
-    Remedy(
-        "Start from smaller weights.",
-        ("model.net.init=xavier", "model.net.init_scale=1"),
-        "nn.init.xavier_normal_(layer.weight)",
-    ),
-    Remedy("Normalise before the activation.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
-    Remedy("Lower the learning rate, if it set in during training.", ("optimizer.lr=0.001",)),
-)
 
-
-def find_saturated_activation(history: History) -> Iterator[Finding]:
+def find_saturated_activation(context: RuleContext) -> Iterator[Finding]:
     """A hidden layer half of whose units are flat on 90% of samples.
 
     Its consequence decides: while the network learns all the same (units that decide firmly are useful), or has
@@ -32,10 +22,7 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
     comes through, and what is learned is learned by the layers behind: that is harmless only once all is learned.
     A softmax that chooses firmly is no such case, since each of its rows still chooses by its input.
     """
-    if not history.observations:
-        return
-    latest = history.observations[-1]
-    going = progress(history)
+    latest, going = context.latest, context.progress
     harmless = going is None or going.gain > 0.5 or (going.improving and going.gain > 0)
     stuck = going is not None and going.nothing_learned()
     for activation in latest.activations:
@@ -43,7 +30,7 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
             continue
         if activation.samples < _SAMPLES or not (activation.hidden or stuck):  # outputs may well be decided
             continue
-        steps = persists(history, partial(_over, activation.name), 2)
+        steps = persists(context.history, partial(_over, activation.name), 2)
         if not steps:
             continue
         share = activation.saturated / activation.units
@@ -52,16 +39,40 @@ def find_saturated_activation(history: History) -> Iterator[Finding]:
             blocks = share >= BLOCKED and activation.function != "softmax"
             to_learn = going is not None and going.gain < LEARNED
             severity = Severity.WARNING if blocks and to_learn else Severity.INFO
-        message = (
-            f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are"
-            " saturated: they lie where the function is flat for 90% of samples and pass almost no gradient"
+        threshold = CRITICAL if share >= CRITICAL else WARNING
+        yield Finding(
+            kind=Kind.SATURATED_ACTIVATION,
+            layer=activation.name,
+            step=latest.step,
+            severity=severity,
+            evidence=(
+                Evidence("share of units that are saturated", share, threshold, steps),
+                Evidence("samples observed", activation.samples, _SAMPLES),
+            ),
+            message=(
+                f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are"
+                " saturated: they lie where the function is flat for 90% of samples and pass almost no gradient"
+            ),
         )
-        evidence = (
-            Evidence("share of units that are saturated", share, CRITICAL if share >= CRITICAL else WARNING, steps),
-            Evidence("samples observed", activation.samples, _SAMPLES),
-        )
-        yield Finding(Kind.SATURATED_ACTIVATION, activation.name, latest.step, severity, evidence, message, _REMEDY)
 
 
 def _over(name: str, observation: Observation) -> bool:
     return any(a.name == name and a.saturated >= WARNING * a.units for a in observation.activations)
+
+
+def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
+    return (
+        SCALE_INPUTS,
+        Remedy("Start from smaller weights.", change=Change.XAVIER_INIT, code="nn.init.xavier_normal_(layer.weight)"),
+        Remedy("Normalise before the activation.", change=Change.NORMALISE, code=NORMALISE.code),
+        lower_learning_rate(context, why=", if it set in during training"),
+    )
+
+
+RULE = Rule(
+    kind=Kind.SATURATED_ACTIVATION,
+    order=40,
+    needs=frozenset({Need.OBSERVATIONS, Need.ACTIVATIONS}),
+    find=find_saturated_activation,
+    remedies=_remedies,
+)

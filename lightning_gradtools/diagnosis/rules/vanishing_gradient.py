@@ -8,9 +8,10 @@ depend on the loss, its scale, the batch size or the learning rate.
 import math
 from collections.abc import Iterator
 
-from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import History, Observation, persists
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.observation import Observation, persists
+from lightning_gradtools.diagnosis.remedies import HE_INIT, NORMALISE
+from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 RATIO = 1e-3  # AutoTrainer's ratio of the first layer's gradient to the last's (Zhang et al. 2021, ICSE)
 _LEAST_LAYERS = 4
@@ -20,16 +21,16 @@ _LOSSES = 20  # to know whether the loss moves
 _REMEDY = (
     Remedy(
         "Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
-        ("model.net.activation=relu", "model.net.init=he"),
-        "nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')",
+        change=Change.USE_RELU,
+        code=HE_INIT.code,
     ),
     Remedy(
         "Add residual connections: each layer then passes on what comes back to it.",
-        ("model=residual_mlp",),
-        "x + layer(x)",
+        change=Change.ADD_RESIDUAL,
+        code="x + layer(x)",
     ),
-    Remedy("Normalise between layers.", ("model.net.norm=layer",), "nn.LayerNorm(width)"),
-    Remedy("Make the network shallower.", ("model.net.depth=2",)),
+    NORMALISE,
+    Remedy("Make the network shallower.", change=Change.LESS_DEPTH),
 )
 
 
@@ -43,33 +44,45 @@ def end_to_end(observation: Observation) -> float:
     return (layers[trained].backward or 0.0) / largest if largest > 0 and math.isfinite(largest) else 1.0
 
 
-def find_vanishing_gradient(history: History) -> Iterator[Finding]:
+def find_vanishing_gradient(context: RuleContext) -> Iterator[Finding]:
     """The ratio is under :data:`RATIO`, again and again, and the network has learned next to nothing.
 
-    Layers after the first are named too while their own ratio is as small; the message is about the first.
+    The finding names the first trained layer.
     """
-    if not history.observations:
-        return
+    history, latest, going = context.history, context.latest, context.progress
     steps = persists(history, lambda each: 0 < end_to_end(each) < RATIO, _NEEDED)
     if not steps:
         return
-    latest = history.observations[-1]
     layers = latest.chain
     first = next(layer for layer in layers if layer.trainable)
     ratio = end_to_end(latest)
     behind = len(layers) - layers.index(first) - 1
-    going = progress(history)
     sick = going is not None and going.steps >= _LOSSES and going.nothing_learned() and not history.warming_up()
     severity = Severity.INFO
     if sick:
         severity = Severity.CRITICAL if ratio < RATIO**2 else Severity.WARNING
-    message = (
-        f"the gradient vanishes on its way back to {first.name}: {ratio:.1e} of what enters is left there, a factor of"
-        f" {ratio ** (1 / behind):.2g} for each of {behind} layers"
-        + (", and the loss hardly moves" if sick else "; the network learns all the same")
-    )
     evidence = [Evidence("norm of the loss gradient at the first layer / the largest behind it", ratio, RATIO, steps)]
     evidence.append(Evidence("backward gain per layer (geometric mean)", ratio ** (1 / behind), RATIO ** (1 / behind)))
     if going is not None:
         evidence.append(Evidence("learned, as a share of what there is", going.gain, 0.1, going.steps))
-    yield Finding(Kind.VANISHING_GRADIENT, first.name, latest.step, severity, tuple(evidence), message, _REMEDY)
+    yield Finding(
+        kind=Kind.VANISHING_GRADIENT,
+        layer=first.name,
+        step=latest.step,
+        severity=severity,
+        evidence=tuple(evidence),
+        message=(
+            f"the gradient vanishes on its way back to {first.name}: {ratio:.1e} of what enters is left there, a"
+            f" factor of {ratio ** (1 / behind):.2g} for each of {behind} layers"
+            + (", and the loss hardly moves" if sick else "; the network learns all the same")
+        ),
+    )
+
+
+RULE = Rule(
+    kind=Kind.VANISHING_GRADIENT,
+    order=50,
+    needs=frozenset({Need.OBSERVATIONS}),
+    find=find_vanishing_gradient,
+    remedies=lambda _: _REMEDY,
+)

@@ -9,7 +9,7 @@ from lightning_gradtools.diagnosis.finding import Finding, Kind
 _PATIENCE = 3  # evaluations without evidence before a finding is withdrawn
 
 
-class Ledger:
+class FindingTracker:
     """Keeps findings over a run.
 
     Attributes:
@@ -56,6 +56,9 @@ class Ledger:
         return {"findings": [each.as_dict() for each in self.findings], "absent": absent}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the ledger that gave ``state`` stopped. ``findings`` stays the same list."""
-        self.findings[:] = [Finding.from_dict(each) for each in state["findings"]]
-        self._absent = {(Kind(kind), layer): count for kind, layer, count in state["absent"]}
+        """Go on where the tracker that gave ``state`` stopped. ``findings`` stays the same list.
+
+        What a state of another version lacks is empty.
+        """
+        self.findings[:] = [Finding.from_dict(each) for each in state.get("findings", ())]
+        self._absent = {(Kind(kind), layer): count for kind, layer, count in state.get("absent", ())}
