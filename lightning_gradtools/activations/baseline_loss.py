@@ -74,7 +74,9 @@ def _classes(args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> L
         return None
     kept = target.reshape(-1) != kwargs.get("ignore_index", -100)
     safe = torch.where(kept, target.reshape(-1), 0)
-    counts = torch.zeros(scores.shape[1], dtype=torch.float32, device=scores.device).scatter_add_(0, safe, kept.to(torch.float32))
+    counts = torch.zeros(scores.shape[1], dtype=torch.float32, device=scores.device).scatter_add_(
+        0, safe, kept.to(torch.float32)
+    )
     return LossSample("classes", out.detach().float().mean(), kept.sum().float(), counts, torch.zeros_like(counts))
 
 

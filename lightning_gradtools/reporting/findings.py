@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
-from lightning_gradtools.diagnosis import Finding
+from lightning_gradtools.diagnosis import Finding, Severity
 
 
 def place(finding: Finding) -> str:
@@ -54,6 +55,41 @@ def card(findings: Sequence[Finding]) -> str:
             parts.append(f"{number}. {remedy.sentence}{f' `{how}`' if how else ''}")
         parts.append("")
     return "\n".join(parts)
+
+
+def verdict_line(findings: Sequence[Finding], samples: int) -> str:
+    """Return the verdict on a run in one line, from its findings and the number of steps that were looked at."""
+    standing = [each for each in _ordered(findings) if each.resolved_at is None and each.severity >= Severity.WARNING]
+    if not samples:
+        return "no step was looked at"
+    if not standing:
+        return f"healthy: 0 findings in {samples} samples"
+    worst, more = standing[0], len(standing) - 1
+    advice = f"; try: {worst.remedy[0].sentence}" if worst.remedy else ""
+    others = f" (and {more} more)" if more else ""
+    return f"sick: {worst.kind} in {place(worst)} since step {worst.step}{others}: {worst.message}{advice}"
+
+
+def html_table(findings: Sequence[Finding], title: str) -> str:
+    """Return the findings as a table for a notebook, under a title. Names come from user code, and are escaped."""
+    head = ("severity", "kind", "layer", "step", "state", "what", "try")
+    rows = [
+        (
+            str(each.severity),
+            str(each.kind),
+            place(each),
+            str(each.step),
+            _state(each),
+            each.message,
+            each.remedy[0].sentence if each.remedy else "",
+        )
+        for each in _ordered(findings)
+    ]
+    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    names = "".join(f"<th>{name}</th>" for name in head)
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    return f"<p><b>{escape(title)}</b></p>{table}"
 
 
 def append_jsonl(path: Path, findings: Sequence[Finding]) -> None:

@@ -69,4 +69,6 @@ def test_ignored_targets_do_not_count():
 @pytest.mark.parametrize("settings", [{"weight": torch.ones(2)}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
 def test_what_has_another_best_constant_is_left_alone(settings):
     scores, target = torch.randn(4, 2), torch.tensor([0, 1, 0, 1])
-    assert KNOWN_LOSSES["cross_entropy"]((scores, target), settings, F.cross_entropy(scores, target, **settings)) is None
+    assert (
+        KNOWN_LOSSES["cross_entropy"]((scores, target), settings, F.cross_entropy(scores, target, **settings)) is None
+    )

@@ -2,43 +2,52 @@
 
 import math
 import sys
-from functools import wraps
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.fail_safe import Observer
-from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
+from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
+from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish, run_lengths
-from lightning_gradtools._lightning.module import parameter_names
+from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
 from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
-from lightning_gradtools.arguments import integer, one_of
+from lightning_gradtools.activations.step_tap import TappedActivation
+from lightning_gradtools.arguments import integer
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, find_in_parameters, search
+from lightning_gradtools.callbacks.pathology_detector.policy import PathologyError, Policy
 from lightning_gradtools.callbacks.pathology_detector.replay import dump
-from lightning_gradtools.callbacks.pathology_detector.step_sample import SampledParameters, StepSample, UnitBook
+from lightning_gradtools.callbacks.pathology_detector.sampling import SamplingSchedule
+from lightning_gradtools.callbacks.pathology_detector.step_sample import StepSample
+from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics
 from lightning_gradtools.diagnosis import Finding, Kind, Severity
+from lightning_gradtools.diagnosis.finding import Remedy
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
 from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
-from lightning_gradtools.distributed import gather_objects, world_size
-from lightning_gradtools.reporting.findings import append_jsonl, card, console_table, one_line
+from lightning_gradtools.distributed import gather_objects, meet, world_size
+from lightning_gradtools.reporting.findings import (
+    append_jsonl,
+    card,
+    console_table,
+    html_table,
+    one_line,
+    verdict_line,
+)
 from lightning_gradtools.reporting.loggers import log_scalars, log_text
 
-_ACTIONS = ("log", "warn", "stop", "raise")
-_EARLY = (0, 1, 2, 4, 8, 12, 16)  # steps sampled besides the regular ones: most faults are there from the start
-_BURST = 16  # samples taken in a row, every other step, to tell dead units from sparse ones
-
-
-class PathologyError(RuntimeError):
-    """A finding at a severity whose policy is ``"raise"``."""
+_TWO_SIDED = ("tanh", "hardtanh", "sigmoid", "hardsigmoid", "softmax")
 
 
 class PathologyDetector(Observer):
@@ -71,7 +80,8 @@ class PathologyDetector(Observer):
     there the loss is looked at when the next step is sampled, which gives step and batch but not the module, unless
     ``check_every_step=True``. Under fp16, gradients that overflow while the loss scale is searched are not findings.
 
-    Weights after training are bit for bit those without it, and if it fails it warns once and steps aside. The one
+    Weights after training are bit for bit those without it, and if it fails it warns once and disables itself, on all ranks
+    at the next sample. Nothing of it is ever put on the module. The one
     exception is ``torch.compile``: a compiled network has no hooks, so sampled steps run uncompiled, whose roundings
     differ from those of compiled code.
 
@@ -97,9 +107,10 @@ class PathologyDetector(Observer):
         PathologyError: while training, for a finding whose policy is ``"raise"``.
 
     Attributes:
-        findings: what was found, in order of first appearance.
-        history: the observations that the rules judge.
+        findings: what was found, in order of first appearance; it begins anew with another run.
+        history: the observations that the rules judge; the same.
         stop_reason: why it stopped the run; "" if it did not.
+        overrides_for: set by an application with a command line: how a remedy is given there.
     """
 
     deliberate = (PathologyError,)
@@ -119,116 +130,156 @@ class PathologyDetector(Observer):
     ) -> None:
         self.every_n_steps = integer("every_n_steps", every_n_steps, at_least=1)
         self.patience = integer("patience", patience, at_least=1)
-        policies = {"on_info": on_info, "on_warning": on_warning, "on_critical": on_critical}
-        actions = [one_of(name, action, _ACTIONS) for name, action in policies.items()]
-        self.policy = dict(zip(Severity, actions, strict=True))
+        self.policy = Policy(on_info, on_warning, on_critical)
+        self.on_info, self.on_warning, self.on_critical = on_info, on_warning, on_critical
         self.dirpath = dirpath
         self.dump_dir = dump_dir
         self.check_every_step = check_every_step
-        self.table = table
+        self.print_table = table
+        self.overrides_for: Callable[[Remedy], tuple[str, ...]] | None = None
+        self._step_patch: Patch | None = None
+        self._sample: StepSample | None = None
+        self._batch: Any = None
+        self._window: list[Tensor] = []  # losses of the micro-batches of a step
+        self._losses: list[tuple[int, int, Tensor]] = []  # optimizer step, batch index, loss
+        self.reset()
+
+    # --- what is kept
+    # ---------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
         self.stop_reason = ""
         self.history = History()
-        self._ledger = FindingTracker()
-        self._book: UnitBook | None = None
-        self._saved_book: dict[str, Any] | None = None
+        self._tracker = FindingTracker()
+        self._schedule = SamplingSchedule(self.every_n_steps)
+        self._statistics: UnitStatistics | None = None
+        self._saved_statistics: dict[str, Any] | None = None
         self._moments: dict[str, Tensor] = {}
-        self._sample: StepSample | None = None
-        self._stance: Any = None
-        self._original_step: Any = None
-        self._losses: list[tuple[int, int, Tensor]] = []  # optimizer step, batch index, loss
-        self._window: list[Tensor] = []  # losses of the micro-batches of a step
+        self._losses.clear()
         self._events: list[NonfiniteEvent] = []
-        self._nonfinite_now = False
-        self._batch: Any = None
-        self._names: dict[int, str] = {}
-        self._burst = 0
-        self._next_burst = 0
-        self._single_loss = True
-        self._raise: Finding | None = None
+        self._met_at = -1
+        self._fatal: Finding | None = None
+
+    def release(self) -> None:
+        if self._step_patch is not None:
+            self._step_patch.remove()
+            self._step_patch = None
+        if self._sample is not None:
+            self._sample.tap.remove()
+            self._sample = None
+        self._window.clear()
+        self._batch = None
 
     @property
     def findings(self) -> list[Finding]:
-        return self._ledger.findings
-
-    # --- state
-    # ---------------------------------------------------------------------------------------------
+        return self._tracker.findings
 
     def state_dict(self) -> dict[str, Any]:
-        book = self._book
         return {
+            "version": 1,
             "history": self.history.as_dict(),
-            "ledger": self._ledger.state_dict(),
+            "ledger": self._tracker.state_dict(),
             # not yet brought to the host
             "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
             "moments": {name: value.cpu() for name, value in self._moments.items()},
-            "book": book
-            and {
-                "sites": book.sites,
-                "samples": book.samples,
-                "dead": book.dead.state_dict(),
-                "flat": book.flat.state_dict(),
-            },
+            "book": self._statistics and self._statistics.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = History.from_dict(state_dict["history"])
-        self._ledger.load_state_dict(state_dict["ledger"])
-        self._moments = dict(state_dict["moments"])
-        self._saved_book = state_dict["book"]
-        self._losses = [(step, index, torch.tensor(loss)) for step, index, loss in state_dict["losses"]]
+        restore_state(
+            type(self).__name__,
+            state_dict,
+            {
+                "history": self._load_history,
+                "ledger": self._tracker.load_state_dict,
+                "losses": self._load_losses,
+                "moments": self._moments.update,
+                "book": self._load_statistics,
+            },
+        )
 
-    def release(self) -> None:
-        self._end_sample()
-        self._losses.clear()
-        self._window.clear()
-        self._batch = None
+    def _load_history(self, state: dict[str, Any]) -> None:
+        self.history = History.from_dict(state)
+
+    def _load_losses(self, state: Sequence[tuple[int, int, float]]) -> None:
+        self._losses = [(step, index, torch.tensor(loss)) for step, index, loss in state]
+
+    def _load_statistics(self, state: dict[str, Any] | None) -> None:
+        self._saved_statistics = state
 
     # --- hooks
     # ---------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_sample()
         self.stop_reason = ""
-        self._raise = None
+        self._nonfinite_now = False
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
+        self._step_patch = patched(trainer.strategy, "training_step", partial(self._training_step, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
+        self._publish(trainer)  # the sanity check has emptied the metrics
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
         step = logging_step(trainer)
-        if self._sample is None and self._samples_at(step):
-            self._begin_sample(pl_module, step)
+        if self._sample is not None and self._sample.step != step:
+            self._sample = None  # its step was never taken
+        if self._sample is None and self._schedule.due(step):
+            tap = StepTap(plain_modules(pl_module), signals=step == 0, guard=self.guard.wrap)
+            tap.collecting = not pl_module.automatic_optimization  # where Lightning does not say when backward begins
+            self._sample = StepSample(step, tap, pl_module.device)
+
+    def _training_step(
+        self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run the strategy's training step, tapped if it is sampled."""
+        sample = self._sample
+        if sample is None:
+            return original(*args, **kwargs)
+        taps = ExitStack()
+        try:
+            self.guard.run(self._open_taps, taps, pl_module, sample.tap)
+            return original(*args, **kwargs)
+        finally:
+            with self.guard.section("closing the taps"):
+                taps.close()
+
+    @staticmethod
+    def _open_taps(taps: ExitStack, pl_module: LightningModule, tap: StepTap) -> None:
+        taps.enter_context(eagerly(pl_module))
+        taps.enter_context(tap)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self._checks(loss) and not math.isfinite(loss.detach().sum().item()):
-            self._nonfinite(trainer, pl_module, lambda: find_in_parameters(pl_module, trainer.optimizers))
-        elif self._checks(loss):
-            self._nonfinite_now = False
+        if self._sample is not None:
+            self._sample.tap.collecting = True
+        if self._checks(loss):
+            if math.isfinite(loss.detach().sum().item()):
+                self._nonfinite_now = False
+            else:
+                self._trace(trainer, pl_module, lambda: find_in_parameters(pl_module, trainer.optimizers))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._sample is not None:
+            self._sample.tap.collecting = not pl_module.automatic_optimization
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if loss_scale_of(trainer) is None and not self._nonfinite_now:
-            gradient = _sentinel(optimizer)
-            if gradient is not None and self._checks(gradient) and not math.isfinite(gradient.sum().item()):
-                self._nonfinite(trainer, pl_module, lambda: None)
         if self._sample is not None:
             self._sample.trainable += [p for p in optimizer_parameters(optimizer) if p.requires_grad]
-            first = len(self.history.observations) < 2
             seen = gradient_pass(trainer, optimizer, self)
-            self._sample.parameters.append(SampledParameters.before_step(seen, first))
+            self._sample.before_step(optimizer, seen, look_for_symmetry=len(self.history.observations) < 2)
+            if self._judges_gradients(trainer):
+                self._check_all(trainer, pl_module, seen)
+        elif self._judges_gradients(trainer):
+            gradient = _sentinel(optimizer)
+            if gradient is not None and self._checks(gradient) and not math.isfinite(gradient.sum().item()):
+                self._trace(trainer, pl_module, lambda: None)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._end_batch(trainer, pl_module, outputs, batch_idx)
-        if self._raise is not None:  # not from within a hook that steps aside
-            finding, self._raise = self._raise, None
-            raise PathologyError(one_line(finding))
-
-    def _end_batch(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and self._single_loss:
             self._window.append(loss.detach())
@@ -243,115 +294,75 @@ class PathologyDetector(Observer):
             self._losses.append((step, batch_idx, mean))
             self._window.clear()
         self._batch = None
-        if self._sample is not None:
-            self._flush(trainer, pl_module)
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            self._finish(trainer, pl_module, sample)
         elif self._events and world_size() == 1:
             self._judge(trainer, step)
+        if self._fatal is not None:
+            raise PathologyError(one_line(self._fatal))
+
+    def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hook != "on_train_batch_end" or is_accumulating(trainer):
+            return
+        step = logging_step(trainer)
+        if self._schedule.due(step) and self._met_at != step:
+            self._met_at = step
+            self.guard.agree(meet("", True, pl_module.device).anyone_failed)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.release()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.table and self.findings and trainer.is_global_zero:
-            sys.stdout.write(f"\n{console_table(self.findings)}\n")
-        if self.stop_reason:
-            rank_zero_info(f"PathologyDetector stopped the run: {self.stop_reason}")
+        self.release()
+        if trainer.is_global_zero:
+            if self.print_table and self.findings:
+                sys.stdout.write(f"\n{self.table()}\n")
+            if self.stop_reason:
+                rank_zero_info(f"PathologyDetector stopped the run: {self.stop_reason}")
 
-    # --- sampling
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.release()
+
+    # --- a sample
     # ---------------------------------------------------------------------------------------------
 
-    def _samples_at(self, step: int) -> bool:
-        interval = self.every_n_steps * (1 if step < 10 * self.every_n_steps else 2)
-        regular = step % interval == 0 or step in _EARLY
-        return regular or (self._burst > 0 and step % 2 == 0)
-
-    def _begin_sample(self, pl_module: LightningModule, step: int) -> None:
-        tap = StepTap(pl_module, signals=step == 0)
-        self._sample = StepSample(step, tap)
-        tap.attach()
-        if _is_compiled(pl_module):
-            self._stance = torch.compiler.set_stance("force_eager")
-        original = pl_module.training_step
-        self._original_step = (pl_module, pl_module.__dict__.get("training_step"))
-
-        @wraps(original)  # Lightning looks at the signature to know what to pass
-        def tapped(*args: Any, **kwargs: Any) -> Any:
-            with tap:
-                return original(*args, **kwargs)
-
-        pl_module.__dict__["training_step"] = tapped
-
-    def _end_sample(self) -> None:
-        self._take_taps_off()
-        self._sample = None
-
-    def _take_taps_off(self) -> None:
-        if self._sample is not None:
-            self._sample.tap.detach()
-        if self._original_step is not None:
-            pl_module, own = self._original_step
-            if own is None:
-                pl_module.__dict__.pop("training_step", None)
-            else:
-                pl_module.__dict__["training_step"] = own
-            self._original_step = None
-        if self._stance is not None:
-            torch.compiler.set_stance("default")
-            self._stance = None
-
-    def _flush(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        sample = self._sample
-        assert sample is not None
-        self._end_sample()
-        sample.finish(pl_module.device)
-        sites = sample.sites
-        if sites and (self._book is None or not self._book.fits(sites)):
-            self._book = self._new_book(sites)
-        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        events = torch.tensor([float(len(self._events))], device=pl_module.device)
-        observation, losses, (waiting,) = sample.observe(
-            self._names,
-            [loss for *_, loss in self._losses],
-            self._book if sites else None,
-            self._moments if self._single_loss else {},
-            max((float(rate) for rate in rates), default=0.0),
-            events,
-            frozenset(self._names.get(id(each), "") for each in sample.trainable),
-        )
-        late = []
-        for (step, batch_index, _), loss in zip(self._losses, losses, strict=True):
-            if not math.isfinite(loss) and not waiting and self.history.last_nonfinite < step - 1:
-                late.append(
-                    NonfiniteEvent(step, batch_index, 0, "unknown", "", "check_every_step=True names the module")
-                )
-            self.history.add_loss(step, loss)
-        self._losses.clear()
-        self._events += late[:1]
-        if waiting:
-            found = [event for part in gather_objects(self._events) for event in part]  # type: ignore[attr-defined]
-            self._events = sorted(found, key=lambda event: (event.step, event.direction == "unknown", event.rank))[:1]
-        self.history.add(observation)
-        self._plan_burst(observation)
-        self._judge(trainer, sample.step)
-        self._log(trainer, observation)
-
-    def _new_book(self, sites: list[Any]) -> UnitBook:
-        book, saved, self._saved_book = UnitBook(sites, self.patience), self._saved_book, None
-        if saved and [tuple(site) for site in saved["sites"]] == book.sites:
-            book.samples = saved["samples"]
-            book.dead.load_state_dict(saved["dead"])
-            book.flat.load_state_dict(saved["flat"])
-        return book
-
-    def _plan_burst(self, observation: Observation) -> None:
-        """Sample more often while a layer may have died: one batch cannot tell dead units from sparse ones."""
-        if self._burst > 0:
-            self._burst -= 1
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, sample: StepSample) -> None:
+        """Bring a sample to the host, judge it and log it."""
+        self._measure(sample)
+        self._met_at = sample.step
+        meeting = meet(repr(sample.layout()), False, pl_module.device)
+        if meeting.anyone_failed:
+            self.guard.agree(True)
             return
-        doubtful = any(2 * each.silent > each.units and 2 * each.dead <= each.units for each in observation.activations)
-        if doubtful and observation.step >= self._next_burst:
-            self._burst = _BURST
-            self._next_burst = 2 * observation.step + 10 * self.every_n_steps
+        if not meeting.same:
+            sample.keep(gather_objects(sample.layout()))  # type: ignore[arg-type]
+            self._measure(sample)
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        found = sample.observe(self._names, max((float(rate) for rate in rates), default=0.0))
+        self._schedule.feed(found.observation)
+        self._moments = sample.moments
+        self._collect_events(trainer, found.observation, found.losses, found.events)
+        self.history.add(found.observation)
+        self._judge(trainer, sample.step)
+        self._log(trainer, found.observation)
+
+    def _measure(self, sample: StepSample) -> None:
+        sites = sample.sites
+        if sites and (self._statistics is None or not self._statistics.fits(sites)):
+            self._statistics = self._new_statistics(sites)
+        sample.measure(
+            [loss for *_, loss in self._losses],
+            self._statistics if sites else None,
+            self._moments if self._single_loss else {},
+            len(self._events),
+        )
+
+    def _new_statistics(self, sites: Sequence[TappedActivation]) -> UnitStatistics:
+        statistics, saved, self._saved_statistics = UnitStatistics(sites, self.patience), self._saved_statistics, None
+        if saved:
+            statistics.load_state_dict(saved)
+        return statistics
 
     # --- non-finite values
     # ---------------------------------------------------------------------------------------------
@@ -359,13 +370,19 @@ class PathologyDetector(Observer):
     def _checks(self, tensor: Tensor) -> bool:
         return tensor.device.type == "cpu" if self.check_every_step is None else self.check_every_step
 
-    def _nonfinite(self, trainer: Trainer, pl_module: LightningModule, look_first: Any) -> None:
+    def _judges_gradients(self, trainer: Trainer) -> bool:
+        """Say whether a gradient that is not finite is news: fp16's search for a loss scale makes such on purpose."""
+        return loss_scale_of(trainer) is None and not self._nonfinite_now
+
+    def _check_all(self, trainer: Trainer, pl_module: LightningModule, seen: GradientPass) -> None:
+        if self._checks(seen.norms.total) and not math.isfinite(seen.norms.total.item()):
+            self._trace(trainer, pl_module, lambda: None)
+
+    def _trace(self, trainer: Trainer, pl_module: LightningModule, look_first: Callable[[], Origin | None]) -> None:
         """Note the first non-finite value of a stretch, and trace it."""
         if self._nonfinite_now:
             return
         self._nonfinite_now = True
-        # A copy of the module must not have them. The sample itself goes on: the other ranks will wait for it.
-        self._take_taps_off()
         step, index = logging_step(trainer), trainer.fit_loop.batch_idx
         origin = look_first()
         if origin is None:
@@ -376,58 +393,82 @@ class PathologyDetector(Observer):
         detail = origin.detail
         if self.dump_dir is not None:
             path = Path(self.dump_dir) / f"nonfinite_step_{step}_rank_{trainer.global_rank}.pt"
-            held = dump(path, pl_module, self._batch, {"step": step, "batch_index": index, "layer": origin.layer})
-            detail += f"; {held} in {path}"
+            about = {"step": step, "batch_index": index, "layer": origin.layer}
+            detail += f"; {dump(path, pl_module, self._batch, about)}"
         self._events.append(NonfiniteEvent(step, index, trainer.global_rank, origin.direction, origin.layer, detail))
+
+    def _collect_events(self, trainer: Trainer, observation: Observation, losses: list[float], waiting: bool) -> None:
+        """Add the losses to the history, and what they, the gradients and other ranks say of non-finite values."""
+        late = []
+        for (step, batch_index, _), loss in zip(self._losses, losses, strict=True):
+            if not math.isfinite(loss) and not waiting and self.history.last_nonfinite < step - 1:
+                late.append(
+                    NonfiniteEvent(step, batch_index, 0, "unknown", "", "check_every_step=True names the module")
+                )
+            self.history.add_loss(step, loss)
+        self._losses.clear()
+        if not late and not waiting and self._judges_gradients(trainer):
+            bad = [layer.name for layer in observation.layers if not math.isfinite(layer.gradient or 0.0)]
+            if bad:
+                index = trainer.fit_loop.batch_idx
+                detail = f"the gradients of {len(bad)} layers are not finite"
+                late.append(NonfiniteEvent(observation.step, index, 0, "backward", bad[-1], detail))
+        self._events += late[:1]
+        if waiting:
+            found = [event for part in gather_objects(self._events) for event in part]  # type: ignore[attr-defined]
+            self._events = sorted(found, key=lambda event: (event.step, event.direction == "unknown", event.rank))[:1]
 
     # --- verdicts
     # ---------------------------------------------------------------------------------------------
 
     def _judge(self, trainer: Trainer, step: int) -> None:
+        """Ask the rules, decide, and only then tell: what can fail on one rank must not part their ways."""
         self.history.nonfinite += self._events
         if self._events:
             self.history.last_nonfinite = max(self.history.last_nonfinite, step)
         self._events = []
-        before = list(self.findings)
-        news = self._ledger.update(diagnose(self.history), step)
-        if news:
-            self._announce(trainer, news, step)
-        if self.findings != before:
-            self._publish(trainer)
-
-    def _announce(self, trainer: Trainer, news: list[Finding], step: int) -> None:
-        folder = self.dirpath or (trainer.log_dir if trainer.loggers else None)
+        news = self._tracker.update(map(self._advised, diagnose(self.history)), step)
+        verdict = self.policy.verdict(news)
+        self._fatal = verdict.fail
+        if verdict.stop is not None and not self.stop_reason:
+            place = verdict.stop.layer or "the whole model"
+            self.stop_reason = f"{verdict.stop.kind} in {place}: {verdict.stop.message}"
+            number = float(list(Kind).index(verdict.stop.kind) + 1)
+            publish(trainer, {"diagnosis/stop_reason": number})
+            trainer.should_stop = True
+        self._publish(trainer)
         if trainer.is_global_zero:
-            if folder is not None:
-                append_jsonl(Path(folder) / "findings.jsonl", news)
-            log_text(trainer, "diagnosis/findings", card(self.findings), step)
-        for finding in news:
-            action = self.policy[finding.severity]
-            if action != "log":
-                rank_zero_warn(f"PathologyDetector, {one_line(finding)}")
-            if action == "stop" and not self.stop_reason:
-                self.stop_reason = f"{finding.kind} in {finding.layer or 'the whole model'}: {finding.message}"
-                self._publish(trainer)
-                trainer.callback_metrics["diagnosis/stop_reason"] = torch.tensor(
-                    float(list(Kind).index(finding.kind) + 1)
-                )
-                trainer.should_stop = True
-            if action == "raise" and self._raise is None:
-                self._raise = finding
+            for finding in verdict.warn:
+                tell(f"PathologyDetector, {one_line(finding)}")
+        if news:
+            self._record(trainer, news, step)
 
-    def _publish(self, trainer: Trainer) -> None:
+    def _advised(self, finding: Finding) -> Finding:
+        """Return ``finding`` with remedies as the application at hand takes them."""
+        if self.overrides_for is None:
+            return finding
+        remedies = (replace(remedy, overrides=self.overrides_for(remedy)) for remedy in finding.remedy)
+        return replace(finding, remedy=tuple(remedies))
+
+    def _record(self, trainer: Trainer, news: list[Finding], step: int) -> None:
+        folder = self.dirpath or (trainer.log_dir if trainer.loggers else None)  # on every rank: it may broadcast
+        if folder is not None and trainer.is_global_zero:
+            append_jsonl(Path(folder) / "findings.jsonl", news)
+        log_text(trainer, "diagnosis/findings", card(self.findings), step)
+
+    def _counts(self) -> dict[str, float]:
         standing = [each for each in self.findings if each.resolved_at is None]
-        counts = {
+        return {
             "diagnosis/findings": float(sum(each.severity >= Severity.WARNING for each in standing)),
             "diagnosis/criticals": float(sum(each.severity == Severity.CRITICAL for each in standing)),
         }
-        publish(trainer, counts)
+
+    def _publish(self, trainer: Trainer) -> None:
+        publish(trainer, self._counts())
         trainer.callback_metrics.setdefault("diagnosis/stop_reason", torch.tensor(0.0))
 
     def _log(self, trainer: Trainer, observation: Observation) -> None:
-        if not trainer.loggers:
-            return
-        scalars = {"diagnosis/findings": float(trainer.callback_metrics["diagnosis/findings"])}
+        scalars = {"diagnosis/findings": self._counts()["diagnosis/findings"]}
         if observation.skill is not None:
             scalars["diagnosis/skill"] = observation.skill
         for each in observation.activations:
@@ -438,8 +479,19 @@ class PathologyDetector(Observer):
             scalars[f"backward_gain/{layer.name}"] = (layer.backward or 0.0) / (after.backward or math.inf)
         log_scalars(trainer, scalars, observation.step)
 
+    # --- for people
+    # ---------------------------------------------------------------------------------------------
 
-_TWO_SIDED = ("tanh", "hardtanh", "sigmoid", "hardsigmoid", "softmax")
+    def report(self) -> str:
+        """Return the verdict on the run so far, in one line."""
+        return verdict_line(self.findings, len(self.history.observations))
+
+    def table(self) -> str:
+        """Return the findings as a table, what stands and is worst first."""
+        return console_table(self.findings)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.findings, self.report())
 
 
 def _sentinel(optimizer: Optimizer) -> Tensor | None:
@@ -456,9 +508,3 @@ def _sentinel(optimizer: Optimizer) -> Tensor | None:
                 if len(gradients) == 2:
                     return min(gradients, key=Tensor.numel)
     return gradients[0] if gradients else None
-
-
-def _is_compiled(module: torch.nn.Module) -> bool:
-    return getattr(module, "_compiler_ctx", None) is not None or any(
-        type(each).__name__ == "OptimizedModule" or each._compiled_call_impl is not None for each in module.modules()
-    )

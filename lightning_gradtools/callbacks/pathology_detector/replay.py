@@ -13,25 +13,26 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lightning_gradtools._lightning.module import without_patches
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, search
 
 
 def dump(path: Path, pl_module: LightningModule, batch: Any, about: dict[str, Any]) -> str:
-    """Write module and batch to ``path``; return what the file holds, for people.
+    """Write module and batch to ``path``; return what the file holds, or why there is none, for people.
 
     A module that cannot be pickled is left out; its weights and the batch are still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"batch": batch, "state_dict": pl_module.state_dict(), "about": about}
-    trainer, pl_module._trainer = pl_module._trainer, None
     try:
-        torch.save({**content, "module": pl_module}, path)
-        return "batch and module"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with without_patches(pl_module):
+            torch.save({**content, "module": pl_module}, path)
+        return f"batch and module in {path}"
+    except OSError as error:
+        return f"no dump: {error}"
     except Exception:  # pickling runs code of the user's classes
         torch.save(content, path)
-        return "batch and weights (the module cannot be pickled)"
-    finally:
-        pl_module._trainer = trainer
+        return f"batch and weights (the module cannot be pickled) in {path}"
 
 
 def replay(path: str | Path) -> Origin:

@@ -1,7 +1,7 @@
-"""One sampled step, from the taps' tensors to an Observation: one vector, one reduction over ranks, one transfer."""
+"""One sampled step, from the taps' tensors to an Observation: one reduction over ranks, one transfer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradtools._lightning.gradient_pass import GradientPass
-from lightning_gradtools.activations import DeadUnits, Saturation, StepTap
-from lightning_gradtools.activations.baseline_loss import guessing_loss
+from lightning_gradtools.activations import StepTap
+from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
+from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import gather_objects, mean_over_ranks, meet, whole
-from lightning_gradtools.gradients.norms import tensor_norms
+from lightning_gradtools.distributed import largest_over_ranks, mean_over_ranks, whole, world_size
+from lightning_gradtools.gradients.norms import are_plain, tensor_norms
+from lightning_gradtools.gradients.packing import Packing
+
+_MOMENTS = ("count", "first", "second")
 
 
 @dataclass
@@ -36,7 +40,7 @@ class SampledParameters:
     def before_step(cls, seen: GradientPass, look_for_symmetry: bool) -> "SampledParameters":
         """Copy what the step will change."""
         parameters = seen.norms.parameters
-        sampled = cls(seen, [parameter.detach().clone() for parameter in parameters])
+        sampled = cls(seen=seen, old=[parameter.detach().clone() for parameter in parameters])
         if look_for_symmetry:
             for position, parameter in enumerate(parameters):
                 gradient = parameter.grad
@@ -50,7 +54,10 @@ class SampledParameters:
     def norms(self) -> Tensor:
         """Return [3, n]: norms of gradients, of weights before the step and of the change."""
         new = [parameter.detach() for parameter in self.seen.norms.parameters]
-        changes = list(torch._foreach_sub(new, self.old)) if new else []
+        if are_plain(new):
+            changes = list(torch._foreach_sub(new, self.old))
+        else:  # which cannot mix DTensor and plain ones
+            changes = [after - before for after, before in zip(new, self.old, strict=True)]
         device = self.seen.norms.per_parameter.device
         weights, updates = tensor_norms(self.old).to(device), tensor_norms(changes).to(device)
         return torch.stack([self.seen.norms.per_parameter, weights, updates])
@@ -61,238 +68,246 @@ def _identical(rows: Tensor) -> Tensor:
     return (rows - rows[:1]).abs().amax() <= 1e-5 * rows.abs().amax()
 
 
-class UnitBook:
-    """The unit statistics of all activations of a network, each kind in one metric over all their units."""
+@dataclass(frozen=True)
+class ParameterNorms:
+    """Norms of one parameter: of its gradient, of itself before the step, and of the step's change."""
 
-    def __init__(self, sites: Sequence[TappedActivation], patience: int) -> None:
-        self.sites = [(site.name, site.function, self.units(site), site.fired is not None) for site in sites]
-        self.dead = DeadUnits(sum(units for *_, units, fires in self.sites if fires), patience)
-        self.flat = Saturation(sum(units for *_, units, fires in self.sites if not fires), patience)
-        self.samples = 0
-        # The site of each unit that can fire, and of each that can saturate.
-        owners = [(i, fires) for i, (*_, units, fires) in enumerate(self.sites) for _ in range(units)]
-        self._fires = torch.tensor([i for i, fires in owners if fires], dtype=torch.long)
-        self._saturates = torch.tensor([i for i, fires in owners if not fires], dtype=torch.long)
+    gradient: float
+    weight: float
+    update: float
 
-    @staticmethod
-    def units(site: TappedActivation) -> int:
-        """Return the number of units of ``site``."""
-        measured = site.fired if site.fired is not None else site.flat
-        return 0 if measured is None else len(measured)
+    @classmethod
+    def joined(cls, parts: Sequence["ParameterNorms"]) -> "ParameterNorms":
+        """Return the norms of several parameters taken as one."""
+        return cls(
+            gradient=math.hypot(*(part.gradient for part in parts)),
+            weight=math.hypot(*(part.weight for part in parts)),
+            update=math.hypot(*(part.update for part in parts)),
+        )
 
-    def fits(self, sites: Sequence[TappedActivation]) -> bool:
-        """Say whether ``sites`` are the activations that this was made for."""
-        return self.sites == [(s.name, s.function, self.units(s), s.fired is not None) for s in sites]
 
-    def update(self, sites: Sequence[TappedActivation], samples: int, step: int) -> Tensor:
-        """Add a batch; return the share of each site's one-sided units that it left silent [sites]."""
-        fired = [site.fired for site in sites if site.fired is not None]
-        flat = [site.flat for site in sites if site.flat is not None]
-        device = (fired + flat)[0].device
-        if self.dead.device != device:
-            self.dead, self.flat = self.dead.to(device), self.flat.to(device)
-        self.dead.update(torch.cat([*fired, torch.zeros(0, dtype=torch.bool, device=device)]), samples, step)
-        self.flat.update(torch.cat([*flat, torch.zeros(0, device=device)]), samples)
-        self.samples += samples
-        if not fired:
-            return torch.zeros(len(sites), device=device)
-        return self._per_site(~torch.cat(fired), self._fires)
+@dataclass(frozen=True)
+class Sampled:
+    """A sampled step on the host, the same on every rank.
 
-    def counts(self) -> Tensor:
-        """Return [sites, 5]: dead, never fired, revived, last death, saturated."""
-        # torchmetrics makes a vector of one unit a scalar
-        dead, never_fired, died_at, revivals = (each.reshape(-1) for each in self.dead.compute())
-        saturated = self.flat.compute().reshape(-1)
-        counts = [self._per_site(units, self._fires) for units in (dead, never_fired, revivals > 0)]
-        last = torch.full((len(self.sites),), -1.0, device=dead.device)
-        last.scatter_reduce_(0, self._fires.to(last.device), died_at.float(), "amax")
-        return torch.stack([*counts, last, self._per_site(saturated, self._saturates)], dim=1)
+    Attributes:
+        observation: for the rules.
+        losses: of the steps since the last sample.
+        events: whether any rank has seen something non-finite.
+    """
 
-    def _per_site(self, units: Tensor, owners: Tensor) -> Tensor:
-        """Return the sum [sites] of what is one number for each unit."""
-        total = torch.zeros(len(self.sites), device=units.device)
-        return total.index_add_(0, owners.to(units.device), units.float())
+    observation: Observation
+    losses: list[float]
+    events: bool
 
 
 class StepSample:
     """Everything sampled of one optimizer step.
 
+    Call :meth:`measure`, let the ranks compare :meth:`layout`, where it differs :meth:`keep` what all have and measure
+    again, and then :meth:`observe`.
+
     Args:
         step: Lightning's logging step.
         tap: the taps, with what they saw.
+        device: for what the ranks exchange.
     """
 
-    def __init__(self, step: int, tap: StepTap) -> None:
+    def __init__(self, step: int, tap: StepTap, device: torch.device) -> None:
         self.step = step
         self.tap = tap
-        self.parameters: list[SampledParameters] = []
+        self.parameters: dict[int, SampledParameters] = {}  # by the optimizer's id
         self.trainable: list[Tensor] = []
-        self.layers: list[TappedLayer] = []
-        self.sites: list[TappedActivation] = []
-        self.ran: set[str] = set()
+        self.moments: dict[str, Tensor] = {}
+        self._device = device
+        self._means = Packing(device, torch.float32)
+        self._silent: Tensor | None = None
+        self._statistics: UnitStatistics | None = None
+        self._layers: list[TappedLayer] | None = None
+        self._sites: list[TappedActivation] | None = None
+        self._ran: set[str] | None = None
 
-    def finish(self, device: torch.device) -> None:
-        """Collect what the taps saw, without what only some of the ranks did: their steps may take different ways.
+    def before_step(self, optimizer: torch.optim.Optimizer, seen: GradientPass, look_for_symmetry: bool) -> None:
+        """Copy what the step of ``optimizer`` will change; of several closures in one step, what the first finds."""
+        known = self.parameters.get(id(optimizer))
+        if known is None or len(known.old) != len(seen.norms.parameters):
+            self.parameters[id(optimizer)] = SampledParameters.before_step(seen, look_for_symmetry)
+        else:
+            known.seen = seen
 
-        To be called on all ranks before :meth:`observe`. The lists of layers, activations and losses are the same on
-        every rank afterwards, so that reductions over ranks match.
+    @property
+    def layers(self) -> list[TappedLayer]:
+        """The layers to observe, in order."""
+        return list(self.tap.layers.values()) if self._layers is None else self._layers
+
+    @property
+    def sites(self) -> list[TappedActivation]:
+        """The activations to observe, in order."""
+        return self.tap.activations() if self._sites is None else self._sites
+
+    def measure(
+        self, losses: Sequence[Tensor], statistics: UnitStatistics | None, moments: Mapping[str, Tensor], events: int
+    ) -> None:
+        """Gather on the device what is to be averaged over ranks. Nothing is exchanged yet.
 
         Args:
-            device: for what the ranks exchange.
+            losses: 0-d losses of the steps since the last sample.
+            statistics: of the activations, which this adds to; None without any.
+            moments: sums over all samples so far of the targets' moments, to which this adds in ``moments``.
+            events: number of non-finite values that this rank has seen.
         """
-        layers = {("layer", x.name, bool(x.signals), bool(x.gradients)): x for x in self.tap.layers.values()}
-        self.layers, self.sites = list(self.tap.layers.values()), self.tap.activations()
-        sites = {("activation", x.name, x.function, UnitBook.units(x)): x for x in self.sites}
-        guesses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.guesses]
-        symmetry = [("weight", i, p) for i, each in enumerate(self.parameters) for p in each.identical]
-        layout: list[tuple[Any, ...]] = [*layers, *sites, *guesses, *symmetry]
-        self.ran = set(self.tap.layers)
-        if meet(repr(layout), False, device).same:
+        self._means = means = Packing(self._device, torch.float32)
+        means.put("signals", [torch.stack(layer.signals).mean() for layer in self.layers if layer.signals])
+        means.put("backward", [_root_of_squares(layer.gradients) for layer in self.layers if layer.gradients])
+        means.put("identical", [flag for each in self.parameters.values() for flag in each.identical.values()])
+        means.put("losses", losses)
+        means.put("events", [torch.tensor(float(events))])
+        self._measure_loss(moments)
+        if statistics is not None and statistics is not self._statistics:
+            self._silent, self._statistics = statistics.update(self.sites, self.tap.samples, self.step), statistics
+        if statistics is not None and self._silent is not None:
+            means.put("silent", self._silent)
+            means.put("averages", statistics.averages())
+
+    def _measure_loss(self, moments: Mapping[str, Tensor]) -> None:
+        """Add the step's losses, if they are of one known kind and of one shape, to the moments."""
+        samples = self.tap.losses
+        self.moments = dict(moments)
+        if len({(sample.kind, sample.first.shape) for sample in samples}) != 1:
             return
-        layouts: list[Any] = gather_objects(layout)
+        for name in _MOMENTS:
+            total = torch.stack([getattr(sample, name) for sample in samples]).sum(0)
+            known = moments.get(name)
+            self.moments[name] = known + total if known is not None and known.shape == total.shape else total
+            self._means.put(name, self.moments[name])
+        self._means.put("loss", [torch.stack([sample.loss for sample in samples]).mean()])
+
+    def layout(self) -> list[tuple[Any, ...]]:
+        """Return what this rank has, in words: ranks reduce together only what all of them have."""
+        layers = [("layer", x.name, bool(x.signals), bool(x.gradients)) for x in self.layers]
+        sites = [("activation", x.name, x.function, units_of(x)) for x in self.sites]
+        losses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.losses]
+        symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.identical]
+        ran = [("ran", name) for name in sorted(self.tap.ran)]
+        return [*layers, *sites, *losses, *symmetry, *ran, ("sizes", *self._means.sizes.items())]
+
+    def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
+        """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
         common = [key for key in layouts[0] if all(key in other for other in layouts[1:])]
-        self.layers = [layers[key] for key in common if key in layers]
-        self.sites = [sites[key] for key in common if key in sites]
-        self.ran = {key[1] for each in layouts for key in each if key[0] == "layer"}
-        if any([key for key in each if key[0] == "loss"] != guesses for each in layouts):
-            self.tap.guesses.clear()
-        for i, each in enumerate(self.parameters):
+        layers = {("layer", x.name, bool(x.signals), bool(x.gradients)): x for x in self.layers}
+        sites = {("activation", x.name, x.function, units_of(x)): x for x in self.sites}
+        self._layers = [layers[key] for key in common if key in layers]
+        self._sites = [sites[key] for key in common if key in sites]
+        self._ran = {key[1] for each in layouts for key in each if key[0] == "ran"}
+        losses = [[key for key in each if key[0] == "loss"] for each in layouts]
+        if any(each != losses[0] for each in losses):
+            self.tap.losses.clear()
+        for i, each in enumerate(self.parameters.values()):
             each.identical = {p: flag for p, flag in each.identical.items() if ("weight", i, p) in common}
 
-    def observe(
-        self,
-        names: dict[int, str],
-        losses: Sequence[Tensor],
-        book: "UnitBook | None",
-        moments: dict[str, Tensor],
-        learning_rate: float,
-        extra: Tensor,
-        trainable: frozenset[str],
-    ) -> tuple[Observation, list[float], list[float]]:
-        """Bring it to the host.
+    def observe(self, names: Mapping[int, str], learning_rate: float) -> Sampled:
+        """Average over ranks, and bring everything to the host.
 
         Args:
             names: path of the module that owns each parameter, by ``id``.
-            losses: 0-d losses of the steps since the last sample.
-            book: the unit statistics, which this adds to.
-            moments: sums over all samples so far of the targets' moments, which this adds to.
             learning_rate: the largest of all groups.
-            extra: [k] more numbers to average over ranks.
-            trainable: paths of the modules that the optimizers which stepped have weights of.
-
-        Returns:
-            The observation, the losses and ``extra``, the same on every rank.
         """
-        sites, layers = self.sites, self.layers
-        device = extra.device
-        columns: list[Tensor] = []
+        means = self._means.unpack(mean_over_ranks(self._means.flat()))
+        host = Packing(self._device)
+        for name in ("signals", "backward", "identical", "losses", "events", "silent"):
+            host.put(name, means.get(name, torch.zeros(0)))
+        host.put("skill", self._skill(means))
+        for i, each in enumerate(self.parameters.values()):
+            host.put(f"norms of {i}", each.norms())
+        if self._statistics is not None and "averages" in means:
+            largest = largest_over_ranks(self._statistics.largest())
+            for name, counts in self._statistics.counts(largest, means["averages"], world_size()).items():
+                host.put(f"units {name}", counts)
+        values = host.to_host()
+        score = values["skill"]
+        observation = Observation(
+            step=self.step,
+            layers=tuple(self._observed_layers(values, names)),
+            activations=tuple(self._observed_activations(values)),
+            learning_rate=learning_rate,
+            skill=score[0] if score and math.isfinite(score[0]) else None,
+        )
+        return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 
-        def put(values: Sequence[Tensor]) -> slice:
-            start = sum(map(len, columns))
-            columns.append(torch.stack([value.to(device, torch.float32) for value in values]) if values else extra[:0])
-            return slice(start, start + len(values))
+    def _skill(self, means: Mapping[str, Tensor]) -> Tensor:
+        """Return [1] 1 - loss / baseline loss, or nothing where the loss is of no known kind."""
+        if "loss" not in means:
+            return torch.zeros(0)
+        count, first, second = (means[name] for name in _MOMENTS)
+        baseline = baseline_loss(self.tap.losses[0].kind, count.reshape(()), first, second)
+        return 1 - means["loss"] / baseline.clamp(min=1e-12)
 
-        varied = [layer for layer in layers if layer.signals]
-        signals = put([torch.stack(layer.signals).mean() for layer in varied])
-        returned = [layer for layer in layers if layer.gradients]
-        backward = put([_root_of_squares(layer.gradients) for layer in returned])
-        gathered = [each.norms() for each in self.parameters]
-        identical = [(i, p, flag) for i, each in enumerate(self.parameters) for p, flag in each.identical.items()]
-        flags = put([flag for *_, flag in identical])
-        lost = put(losses)
-        more = put(list(extra))
-        skill = put(self._skill(moments))
-        silent = slice(0, 0)
-        if book is not None and sites:
-            silent = put(list(book.update(sites, self.tap.samples, self.step)))
-        values = mean_over_ranks(torch.cat(columns))
-        parts = [values] + [each.reshape(-1).to(device) for each in gathered]
-        if book is not None and sites:
-            parts.append(book.counts().reshape(-1).to(device))
-        flat = torch.cat(parts).tolist()
-        values_, at = flat[: len(values)], len(values)
-
-        owners: dict[str, list[tuple[float, float, float]]] = {}
-        same: dict[str, bool] = {}
-        flagged = {(i, p): value for (i, p, _), value in zip(identical, values_[flags], strict=True)}
-        for i, each in enumerate(self.parameters):
-            count = len(each.seen.norms.parameters)
-            rows = [flat[at + row * count : at + (row + 1) * count] for row in range(3)]
-            at += 3 * count
-            for position, parameter in enumerate(each.seen.norms.parameters):
-                owner = names.get(id(parameter), "")
-                owners.setdefault(owner, []).append((rows[0][position], rows[1][position], rows[2][position]))
-                if (i, position) in flagged:
-                    same[owner] = flagged[i, position] == 1.0
-        norms = dict(zip((layer.name for layer in returned), values_[backward], strict=True))
-        seen = []
-        others = trainable - {layer.name for layer in layers} - {""}
-        signal = dict(zip((layer.name for layer in varied), values_[signals], strict=True))
-        for layer in [*layers, *(TappedLayer(name, len(layers)) for name in sorted(others))]:
-            own = owners.get(layer.name)
-            gradient, weight, update = (None, 0.0, 0.0) if own is None else map(_root, zip(*own, strict=True))
-            seen.append(
+    def _observed_layers(self, values: Mapping[str, list[float]], names: Mapping[int, str]) -> list[LayerObservation]:
+        trainable = {names.get(id(parameter), "") for parameter in self.trainable}
+        norms, identical = self._by_owner(values, names)
+        signal = dict(zip((x.name for x in self.layers if x.signals), values["signals"], strict=True))
+        backward = dict(zip((x.name for x in self.layers if x.gradients), values["backward"], strict=True))
+        ran = self.tap.ran if self._ran is None else self._ran
+        seen = [layer.name for layer in self.layers]
+        found = []
+        for name in [*seen, *sorted(trainable - set(seen) - {""})]:
+            own = norms.get(name)
+            joined = None if own is None else ParameterNorms.joined(own)
+            found.append(
                 LayerObservation(
-                    layer.name,
-                    signal.get(layer.name),
-                    norms.get(layer.name),
-                    gradient,
-                    weight or 0.0,
-                    update or 0.0,
-                    same.get(layer.name, False),
-                    layer.name in trainable,
-                    layer.name in self.ran,
+                    name=name,
+                    signal=signal.get(name),
+                    backward=backward.get(name),
+                    gradient=None if joined is None else joined.gradient,
+                    weight=0.0 if joined is None else joined.weight,
+                    update=0.0 if joined is None else joined.update,
+                    identical=name in identical,
+                    trainable=name in trainable,
+                    ran=name in ran,
                 )
             )
-        activations: list[ActivationObservation] = []
-        if book is not None and sites:
-            counts = [flat[at + 5 * i : at + 5 * i + 5] for i in range(len(sites))]
-            for site, (dead, never, revived, died, flat_), quiet in zip(sites, counts, values_[silent], strict=True):
-                _, _, units, _ = book.sites[len(activations)]
-                activations.append(
-                    ActivationObservation(
-                        site.name,
-                        site.function,
-                        units,
-                        int(dead),
-                        int(never),
-                        int(revived),
-                        round(quiet),
-                        int(flat_),
-                        book.samples,
-                        int(died),
-                        site.order < len(layers),
-                    )
-                )
-        score = values_[skill]
-        observation = Observation(
-            self.step,
-            tuple(seen),
-            tuple(activations),
-            learning_rate,
-            score[0] if score and math.isfinite(score[0]) else None,
-        )
-        return observation, values_[lost], values_[more]
+        return found
 
-    def _skill(self, moments: dict[str, Tensor]) -> list[Tensor]:
-        """Return [skill] if the step had losses of one known kind, all of one shape; otherwise nothing."""
-        guesses = self.tap.guesses
-        kinds = {(guess.kind, guess.first.shape) for guess in guesses}
-        if len(kinds) != 1:
+    def _by_owner(
+        self, values: Mapping[str, list[float]], names: Mapping[int, str]
+    ) -> tuple[dict[str, list[ParameterNorms]], set[str]]:
+        """Return the norms of the parameters of each module, and the modules all of whose units are the same."""
+        norms: dict[str, list[ParameterNorms]] = {}
+        same: dict[str, bool] = {}
+        flags = iter(values["identical"])
+        for i, each in enumerate(self.parameters.values()):
+            flagged = dict(zip(each.identical, flags, strict=False))
+            parameters = each.seen.norms.parameters
+            columns = values[f"norms of {i}"]
+            rows = [columns[k * len(parameters) : (k + 1) * len(parameters)] for k in range(3)]
+            for position, (parameter, gradient, weight, update) in enumerate(zip(parameters, *rows, strict=True)):
+                owner = names.get(id(parameter), "")
+                found = ParameterNorms(gradient=gradient, weight=weight, update=update)
+                norms.setdefault(owner, []).append(found)
+                if position in flagged:
+                    same[owner] = flagged[position] == 1.0
+        return norms, {owner for owner, alike in same.items() if alike}
+
+    def _observed_activations(self, values: Mapping[str, list[float]]) -> list[ActivationObservation]:
+        if self._statistics is None or "units dead" not in values:
             return []
-        kind = guesses[0].kind
-        for name in ("count", "first", "second"):
-            total = torch.stack([getattr(guess, name) for guess in guesses]).sum(0)
-            moments[name] = moments[name] + total if name in moments and moments[name].shape == total.shape else total
-        pooled = {name: mean_over_ranks(value) for name, value in moments.items()}
-        reference = guessing_loss(kind, pooled["count"], pooled["first"], pooled["second"])
-        loss = torch.stack([guess.loss for guess in guesses]).mean()
-        return [1 - loss / reference.clamp(min=1e-12)]
+        return [
+            ActivationObservation(
+                name=site.name,
+                function=site.function,
+                units=units_of(site),
+                dead=int(values["units dead"][i]),
+                never_fired=int(values["units never fired"][i]),
+                revived=int(values["units revived"][i]),
+                silent=round(values["silent"][i]),
+                saturated=int(values["units saturated"][i]),
+                samples=self._statistics.samples,
+                last_death=int(values["units last death"][i]),
+                hidden=site.order < len(self.layers),
+            )
+            for i, site in enumerate(self.sites)
+        ]
 
 
 def _root_of_squares(norms: Sequence[Tensor]) -> Tensor:
     return norms[0] if len(norms) == 1 else torch.stack(list(norms)).square().sum().sqrt()
-
-
-def _root(values: Sequence[float]) -> float:
-    return math.hypot(*values)

@@ -1,7 +1,6 @@
 """The unit statistics of all activations of a network, each kind in one metric over all their units."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,25 +12,6 @@ from lightning_gradtools.activations.saturation import corrected
 from lightning_gradtools.activations.step_tap import TappedActivation
 
 Site = tuple[str, str, int, bool]  # path, function, number of units, whether it is one-sided
-
-
-@dataclass(frozen=True)
-class SiteCounts:
-    """Numbers of units of one activation.
-
-    Attributes:
-        dead: see :class:`~lightning_gradtools.activations.DeadUnits`.
-        never_fired: those of them that never fired.
-        revived: that had been dead and fired again.
-        last_death: the latest step at which one that is dead now fired; -1 without one.
-        saturated: see :class:`~lightning_gradtools.activations.Saturation`.
-    """
-
-    dead: int
-    never_fired: int
-    revived: int
-    last_death: int
-    saturated: int
 
 
 class UnitStatistics:
@@ -78,8 +58,8 @@ class UnitStatistics:
         """Return what is to be averaged over ranks [two-sided units + 1]."""
         return torch.cat([self.flat.average, self.flat.weight.reshape(1)])
 
-    def counts(self, largest: Tensor, averages: Tensor, ranks: int) -> Tensor:
-        """Return [sites, 5], the fields of :class:`SiteCounts` in order.
+    def counts(self, largest: Tensor, averages: Tensor, ranks: int) -> dict[str, Tensor]:
+        """Return [sites] numbers of units: dead, never fired, revived and saturated, and the step of the last death.
 
         Args:
             largest: :meth:`largest`, reduced.
@@ -89,10 +69,15 @@ class UnitStatistics:
         silent, last_fired, revivals = largest.long().chunk(3)
         states = unit_states(-silent * ranks, last_fired, revivals, self.dead.patience)
         saturated = corrected(averages[:-1], averages[-1]) >= self.flat.flat
-        counts = [self._per_site(u, self._fires) for u in (states.dead, states.never_fired, states.revivals > 0)]
         last = torch.full((len(self.sites),), -1.0, device=largest.device)
         last.scatter_reduce_(0, self._fires.to(last.device), states.died_at.float(), "amax")
-        return torch.stack([*counts, last, self._per_site(saturated, self._saturates)], dim=1)
+        return {
+            "dead": self._per_site(states.dead, self._fires),
+            "never fired": self._per_site(states.never_fired, self._fires),
+            "revived": self._per_site(states.revivals > 0, self._fires),
+            "last death": last,
+            "saturated": self._per_site(saturated, self._saturates),
+        }
 
     def _per_site(self, units: Tensor, owners: Tensor) -> Tensor:
         """Return the sum [sites] of what is one number for each unit."""
