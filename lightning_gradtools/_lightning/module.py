@@ -1,6 +1,7 @@
 """What is asked of a module, and the only writer of functions into its ``__dict__``."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -132,8 +133,10 @@ def without_patches(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def eagerly(module: nn.Module) -> Iterator[None]:
     """Run a compiled module uncompiled, so that its hooks fire; the user's own stance is put back."""
-    if is_compiled(module):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
+    if not is_compiled(module):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # That a global hook also fires for the wrapper is as it should be: it looks its modules up.
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
         yield

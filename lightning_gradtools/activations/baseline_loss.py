@@ -4,8 +4,8 @@ The best constant prediction knows the targets' distribution and ignores the inp
 per sample: for
 cross-entropy the entropy of the classes, for squared error the variance, for binary cross-entropy the binary entropy,
 for the absolute error the mean distance from the median.
-The *skill score* :math:`1 - L / L_{\mathrm{baseline}}` is 1 for perfection, 0 for the best constant, negative for worse (Murphy
-1988, Monthly Weather Review 116:2417; for squared error it is :math:`R^2`).
+The *skill score* :math:`1 - L / L_{\mathrm{baseline}}` is 1 for perfection, 0 for the best constant, negative for worse
+(Murphy 1988, Monthly Weather Review 116:2417; for squared error it is :math:`R^2`).
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The loss of guessing, against scipy-free oracles: the best constant found by descent over constants."""
+"""The baseline loss, against scipy-free oracles: the best constant found by descent over constants."""
 
 import pytest
 import torch
@@ -61,9 +61,9 @@ def test_the_median_of_each_batch_is_nearly_the_best_constant_for_distances(name
 def test_ignored_targets_do_not_count():
     target = torch.tensor([0, 1, -100, 1])
     scores = torch.randn(4, 2)
-    guess = KNOWN_LOSSES["cross_entropy"]((scores, target), {}, F.cross_entropy(scores, target))
-    assert guess.count.item() == 3
-    assert guess.first.tolist() == [1, 2]
+    sample = KNOWN_LOSSES["cross_entropy"]((scores, target), {}, F.cross_entropy(scores, target))
+    assert sample.count.item() == 3
+    assert sample.first.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("settings", [{"weight": torch.ones(2)}, {"label_smoothing": 0.1}, {"reduction": "sum"}])

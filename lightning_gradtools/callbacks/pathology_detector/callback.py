@@ -80,10 +80,9 @@ class PathologyDetector(Observer):
     there the loss is looked at when the next step is sampled, which gives step and batch but not the module, unless
     ``check_every_step=True``. Under fp16, gradients that overflow while the loss scale is searched are not findings.
 
-    Weights after training are bit for bit those without it, and if it fails it warns once and disables itself, on all ranks
-    at the next sample. Nothing of it is ever put on the module. The one
-    exception is ``torch.compile``: a compiled network has no hooks, so sampled steps run uncompiled, whose roundings
-    differ from those of compiled code.
+    Weights after training are bit for bit those without it, and nothing of it is ever put on the module. If it fails it
+    warns once and disables itself, on all ranks at the next sample. The one exception is ``torch.compile``: a compiled
+    network has no hooks, so sampled steps run uncompiled, whose roundings differ from those of compiled code.
 
     With several optimizers or manual optimisation there is no one loss that has to fall: rules that need it are silent.
 

@@ -9,7 +9,7 @@ _BURST = 16  # samples taken in a row, every other step, to tell dead units from
 class SamplingSchedule:
     """Says whether a step is to be sampled, from what all ranks know, so that all sample the same.
 
-    Every ``every_n_steps``, and twice as many from step ``10 * every_n_steps`` on, when most of what goes wrong has gone
+    Every ``every_n_steps``, twice as many from step ``10 * every_n_steps`` on, when most of what goes wrong has gone
     wrong; a few of the first steps; and every other step for a while where a layer may have died, because one batch
     cannot tell dead units from sparse ones.
 
