@@ -19,6 +19,12 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _empty_folder(monkeypatch, tmp_path):
+    """Let a Trainer's default folder, which is the current one, be the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def gradtools_train(monkeypatch, tmp_path):
     """Run ``gradtools-train`` in this process (starting one costs seconds of imports) and in an empty folder.

@@ -83,8 +83,8 @@ class StepTap(TorchFunctionMode):
 
     Made for the few steps that are sampled, and only between ``with tap:`` and its end. Nothing is changed, copied,
     brought to the host or put on a module: the hooks are torch's global ones, so that a copy or a pickle of the
-    network, made at any moment, knows nothing of them. Only ordinary dense tensors with elements are looked at; others (nested,
-    sparse, subclasses, those inside ``vmap`` or ``grad``) pass by.
+    network, made at any moment, knows nothing of them. Only ordinary dense tensors with elements are looked at;
+    others (nested, sparse, subclasses, those inside ``vmap`` or ``grad``) pass by.
 
     ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and ``scaled_dot_product_attention`` is followed
     on a few queries; what else happens inside one fused function (the gates of ``nn.LSTM``, the softmax of

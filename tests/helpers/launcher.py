@@ -28,6 +28,7 @@ def launch(work: Callable[..., Any], *args: Any, world_size: int = 2) -> list[An
 
 def _rank(rank: int, work: Callable[..., Any], args: tuple[Any, ...], world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
+    os.chdir(folder)
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
     sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     names = {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}

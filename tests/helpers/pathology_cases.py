@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from runs import trainer
 from sklearn.datasets import load_digits
 from torch import nn
@@ -51,6 +52,10 @@ class Classification(LightningModule):
         x, y = batch
         return self.scale * F.cross_entropy(self.net(x), y)
 
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val/loss", F.cross_entropy(self.net(x), y))
+
     def configure_optimizers(self):
         return self.make([p for p in self.parameters() if p.requires_grad], lr=self.lr / self.scale)
 
@@ -59,7 +64,9 @@ def watch(module: LightningModule, *callbacks: Callback, data: Any = None, steps
     """Train with a detector and return it."""
     detector = PathologyDetector(table=False, on_warning="log", on_critical="log")
     run = trainer(detector, *callbacks, max_epochs=-1, max_steps=steps, **settings)
-    run.fit(module, digits() if data is None else data)
+    data = digits() if data is None else data
+    first = DataLoader([next(iter(data))], batch_size=None)
+    run.fit(module, data, first if is_overridden("validation_step", module) else None)
     assert detector.failure is None
     return detector
 

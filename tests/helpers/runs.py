@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,6 +32,10 @@ class Regression(LightningModule):
         x, y = batch
         return F.mse_loss(self.net(x), y)
 
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        self.log("val/loss", F.mse_loss(self.net(x), y))
+
     def configure_optimizers(self):
         return self.optimizer(self.parameters(), **self.settings)
 
@@ -49,23 +54,16 @@ def loader(data: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> DataLoader:
 
 
 def trainer(*callbacks: Callback, **settings: Any) -> Trainer:
-    quiet = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": 1,
-        "log_every_n_steps": 1,
-    }
-    return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
+    """A Trainer as it is by default (logger, checkpoints, sanity check, progress bar), but short, and on one CPU."""
+    short = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1}
+    return Trainer(callbacks=list(callbacks), **{**short, **settings})
 
 
 def fit(module: LightningModule, *callbacks: Callback, data: Any = None, **settings: Any) -> Trainer:
-    """Train on ``data`` (by default six batches) and return the Trainer."""
+    """Train on ``data`` (by default six batches), validate on two batches, and return the Trainer."""
     run = trainer(*callbacks, **settings)
-    run.fit(module, loader(batches() if data is None else data))
+    validation = loader(batches(2)) if is_overridden("validation_step", module) else None
+    run.fit(module, loader(batches() if data is None else data), validation)
     return run
 
 
