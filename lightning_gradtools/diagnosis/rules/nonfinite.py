@@ -17,7 +17,7 @@ _REMEDIES = {
         Remedy(
             "Skip steps whose gradients are not finite.",
             change=Change.SKIP_NONFINITE,
-            code="GradientClipping(on_nonfinite='skip')",
+            code="GradientClipping(max_norm=1.0, on_nonfinite='skip')",
         ),
     ),
     "optimizer update": (
