@@ -289,7 +289,7 @@ def test_files_card_keys_and_table(tmp_path, capsys):
     assert "### critical: dead_relu in net.3" in card
     printed = capsys.readouterr().out
     assert "dead_relu" in printed
-    assert "optimizer.lr=0.001" in printed
+    assert "group['lr'] = 0.01" in printed
 
 
 def test_it_steps_aside_when_it_fails():
