@@ -18,6 +18,7 @@ from lightning_gradtools.cli.composition import composition
 from lightning_gradtools.cli.gradient_table import gradient_table
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
+from lightning_gradtools.cli.remedies import offer_overrides
 from lightning_gradtools.cli.summary import Summary
 from lightning_gradtools.cli.tune import tune_learning_rate
 
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> float | None:
         return tune_learning_rate(cfg, module, datamodule, initialization, loggers)
     schedule = [instantiate(cfg.schedule)] if ownership.schedule_from_config else []
     callbacks = [*initialization, *(instantiate(node) for node in cfg.callbacks.values() if node), *schedule]
+    offer_overrides(callbacks, cfg, ownership)
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     _refuse_a_sweep_of_reruns(trainer, cfg)
 

@@ -1,7 +1,5 @@
 """Every config file composes and instantiates; the groups work in an application that is not ours."""
 
-import importlib
-import pkgutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,6 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
-
-from lightning_gradtools.diagnosis import rules
-from lightning_gradtools.diagnosis.finding import Remedy
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(
@@ -121,27 +116,3 @@ def test_two_lines_add_our_callbacks_to_another_application(tmp_path):
     for node in changed.callbacks.values():
         assert isinstance(instantiate(node), Callback)
     assert instantiate(changed.callbacks.warmup_cosine_schedule).warmup_steps == 7
-
-
-def remedies():
-    """Every remedy that the rules offer, wherever a rule's module keeps it."""
-    for info in pkgutil.iter_modules(rules.__path__, f"{rules.__name__}."):
-        module = importlib.import_module(info.name)
-        for name, value in vars(module).items():
-            groups = value.values() if isinstance(value, dict) else [value]
-            for group in groups if name.startswith("_") else ():
-                if isinstance(group, tuple):
-                    yield from (each for each in group if isinstance(each, Remedy))
-
-
-REMEDIES = sorted({each.overrides for each in remedies() if each.overrides})
-
-
-@pytest.mark.parametrize("overrides", REMEDIES, ids=" ".join)
-def test_what_a_remedy_tells_to_type_is_a_config(application, overrides):
-    assert len(REMEDIES) >= 10
-    for each in overrides:
-        name, _, value = each.removeprefix("-m ").partition("=")
-        others = [other for other in overrides if other != each]
-        for choice in value.split(",") if each.startswith("-m ") else [value]:
-            application(*others, f"{name}={choice}")

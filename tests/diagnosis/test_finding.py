@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lightning_gradtools.diagnosis import Evidence, Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis import Change, Evidence, Finding, Kind, Remedy, Severity
 
 FINDING = Finding(
     Kind.DEAD_RELU,
@@ -13,7 +13,7 @@ FINDING = Finding(
     Severity.CRITICAL,
     (Evidence("share", 0.97, 0.95, 40),),
     "97% are dead",
-    (Remedy("Lower the learning rate.", ("optimizer.lr=0.001",), "lr=0.001"),),
+    (Remedy("Lower the learning rate.", ("a=b",), "lr=0.001", Change.LOWER_LEARNING_RATE, 0.001), Remedy("Look.")),
     80,
 )
 
@@ -42,3 +42,27 @@ def test_it_is_frozen_and_survives_json():
     assert Finding.from_dict(json.loads(json.dumps(FINDING.as_dict()))) == FINDING
     with pytest.raises(dataclasses.FrozenInstanceError):
         FINDING.step = 3
+
+
+def test_it_is_made_of_plain_values():
+    """A checkpoint holds it, which torch.load reads with ``weights_only=True``: no class of ours."""
+
+    def parts(value):
+        if isinstance(value, dict):
+            return [each for item in value.values() for each in parts(item)]
+        return [each for item in value for each in parts(item)] if isinstance(value, (list, tuple)) else [value]
+
+    assert {type(each) for each in parts(FINDING.as_dict())} == {str, int, float, type(None)}
+
+
+def test_a_dictionary_of_another_version_loads():
+    found = json.loads(json.dumps(FINDING.as_dict()))
+    for each in (found, *found["evidence"], *found["remedy"]):
+        each["added later"] = 1
+    assert Finding.from_dict(found) == FINDING
+    for each in found["remedy"]:
+        del each["change"], each["value"], each["overrides"]
+    loaded = Finding.from_dict(found)
+    assert loaded.remedy == (Remedy("Lower the learning rate.", code="lr=0.001"), Remedy("Look."))
+    del found["remedy"], found["resolved_at"]
+    assert Finding.from_dict(found) == dataclasses.replace(FINDING, remedy=(), resolved_at=None)

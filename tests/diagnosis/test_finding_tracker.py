@@ -61,3 +61,14 @@ def test_a_resumed_tracker_goes_on(cut):
     for step in range(cut, len(script)):
         after.update(script[step], step)
     assert after.findings == whole.findings
+
+
+def test_states_of_other_versions_load():
+    tracker = FindingTracker()
+    tracker.update([finding(1)], 1)
+    saved = {**tracker.state_dict(), "added later": 1}
+    loaded = FindingTracker()
+    loaded.load_state_dict(saved)
+    assert loaded.findings == tracker.findings
+    loaded.load_state_dict({})
+    assert loaded.findings == []

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lightning_gradtools.diagnosis import Finding, Severity
 from lightning_gradtools.diagnosis.observation import ActivationObservation, History, LayerObservation, Observation
+from lightning_gradtools.diagnosis.rules import diagnose
 
 
 def layers(backward: Sequence[float | None], **settings: Any) -> tuple[LayerObservation, ...]:
@@ -38,3 +40,18 @@ def history(
 
 def falling(step: int) -> float:
     return 2.3 * math.exp(-step / 40) + 0.02 * noise(step)
+
+
+def decaying(gain: float, depth: int = 8) -> Callable[[int], tuple[LayerObservation, ...]]:
+    """Layers whose gradients are multiplied by ``gain`` at each on the way back."""
+    return lambda step: layers([gain ** (depth - i) for i in range(depth)])
+
+
+def found(made: History) -> dict[tuple[str, str], Finding]:
+    """What all rules find, by kind and layer."""
+    return {(str(each.kind), each.layer): each for each in diagnose(made)}
+
+
+def serious(made: History) -> set[tuple[str, str]]:
+    """Kind and layer of what they find at ``warning`` or above."""
+    return {key for key, each in found(made).items() if each.severity >= Severity.WARNING}

@@ -16,7 +16,7 @@ def _rules_of_this_folder() -> tuple[Rule, ...]:
 
 
 RULES = _rules_of_this_folder()
-_CAUSE_FIRST = Remedy("Mend the layers named in the other findings first: this may follow from them.")
+_CAUSE_FIRST = Remedy(sentence="Mend the layers named in the other findings first: this may follow from them.")
 
 
 def diagnose(history: History, rules: Sequence[Rule] = RULES) -> list[Finding]:

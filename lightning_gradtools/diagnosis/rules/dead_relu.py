@@ -34,10 +34,15 @@ def find_dead_relu(context: RuleContext) -> Iterator[Finding]:
             step=latest.step,
             severity=severity,
             evidence=(
-                Evidence("share of units that are dead", share, threshold, _since(history, activation.name, threshold)),
-                Evidence("samples observed", activation.samples, 0),
-                Evidence("units that never fired", activation.never_fired, 0),
-                Evidence("units that fired again after being dead", activation.revived, 0),
+                Evidence(
+                    quantity="share of units that are dead",
+                    value=share,
+                    threshold=threshold,
+                    steps=_since(history, activation.name, threshold),
+                ),
+                Evidence(quantity="samples observed", value=activation.samples, threshold=0),
+                Evidence(quantity="units that never fired", value=activation.never_fired, threshold=0),
+                Evidence(quantity="units that fired again after being dead", value=activation.revived, threshold=0),
             ),
             message=(
                 f"{activation.dead} of {activation.units} {activation.function} units of {activation.name} are dead:"
@@ -59,17 +64,17 @@ def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
     return (
         lower_learning_rate(context, why=": a large step pushes a unit below zero for every input"),
         Remedy(
-            "Warm the learning rate up: most units die in the first steps.",
+            sentence="Warm the learning rate up: most units die in the first steps.",
             change=Change.WARM_UP,
             code="WarmupCosineSchedule()",
         ),
         Remedy(
-            "Use an activation that passes some gradient below zero.",
+            sentence="Use an activation that passes some gradient below zero.",
             change=Change.USE_LEAKY_RELU,
             code="nn.LeakyReLU(0.01)",
         ),
         Remedy(
-            "Check that biases start at zero, not far below it.",
+            sentence="Check that biases start at zero, not far below it.",
             change=Change.HE_INIT,
             code="nn.init.zeros_(layer.bias)",
         ),

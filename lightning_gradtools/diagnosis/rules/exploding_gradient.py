@@ -28,7 +28,9 @@ def _divergence(context: RuleContext) -> Evidence | None:
     first = max(1.0, 1 - skills[0]) if skills else 1.0
     # one is an outlier
     if steps := persists(history, lambda each: each.skill is not None and 1 - each.skill > JUMP * first, 2):
-        return Evidence("loss / loss of a constant prediction", 1 - skills[-1], JUMP * first, steps)
+        return Evidence(
+            quantity="loss / loss of a constant prediction", value=1 - skills[-1], threshold=JUMP * first, steps=steps
+        )
     if going is None:
         return None
     if len(skills) >= 3:
@@ -36,9 +38,13 @@ def _divergence(context: RuleContext) -> Evidence | None:
         if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
             steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
             if steps:
-                return Evidence("loss / loss of a constant prediction", 1 - now, WORSE, steps)
+                return Evidence(
+                    quantity="loss / loss of a constant prediction", value=1 - now, threshold=WORSE, steps=steps
+                )
     elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
-        return Evidence("loss / loss at the start", going.level / going.start, RUNAWAY, going.steps)
+        return Evidence(
+            quantity="loss / loss at the start", value=going.level / going.start, threshold=RUNAWAY, steps=going.steps
+        )
     return None
 
 
@@ -46,7 +52,10 @@ def _diverging(context: RuleContext, evidence: Evidence) -> Finding:
     latest = context.latest
     ratios = {layer.name: layer.update_ratio for layer in latest.layers if layer.update_ratio == layer.update_ratio}
     layer = max(ratios, key=lambda name: ratios[name], default="")
-    moved = (Evidence(f"change of the weights in one step / weights, in {layer}", ratios[layer], 0.1),) if layer else ()
+    moved: tuple[Evidence, ...] = ()
+    if layer:
+        quantity = f"change of the weights in one step / weights, in {layer}"
+        moved = (Evidence(quantity=quantity, value=ratios[layer], threshold=0.1),)
     numerator, denominator = evidence.quantity.split(" / ")
     return Finding(
         kind=Kind.EXPLODING_GRADIENT,
@@ -72,7 +81,14 @@ def _growing_backward(context: RuleContext) -> Iterator[Finding]:
         layer=layer,
         step=context.latest.step,
         severity=Severity.WARNING if sick else Severity.INFO,
-        evidence=(Evidence("largest norm of the loss gradient at a layer / that at the last", ratio, GROWTH, steps),),
+        evidence=(
+            Evidence(
+                quantity="largest norm of the loss gradient at a layer / that at the last",
+                value=ratio,
+                threshold=GROWTH,
+                steps=steps,
+            ),
+        ),
         message=(
             f"the gradient explodes on its way back: at {layer} it is {ratio:.1e} times what enters at the last layer"
         ),
@@ -93,7 +109,11 @@ def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
         lower_learning_rate(context),
         CLIP_NORM,
         WARM_UP,
-        Remedy("Scale inputs, targets and initial weights to unit variance.", change=Change.HE_INIT, code=HE_INIT.code),
+        Remedy(
+            sentence="Scale inputs, targets and initial weights to unit variance.",
+            change=Change.HE_INIT,
+            code=HE_INIT.code,
+        ),
     )
 
 

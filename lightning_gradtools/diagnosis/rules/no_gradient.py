@@ -11,18 +11,24 @@ _NEEDED = 4
 _NEEDED_UNCALLED = 8  # one that forward calls now and then, as one head of several, comes up in that time
 
 _FREEZE = Remedy(
-    "If it is not to be trained, freeze it, so that the optimizer leaves it out.",
+    sentence="If it is not to be trained, freeze it, so that the optimizer leaves it out.",
     code="layer.requires_grad_(False)",
 )
 _REMEDY = (
     Remedy(
-        "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer and"
-        " the loss."
+        sentence=(
+            "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer"
+            " and the loss."
+        )
     ),
     _FREEZE,
 )
 _REMEDY_UNCALLED = (
-    Remedy("Call it in forward(), or take it out: under DDP it stops the run, unless unused parameters are searched."),
+    Remedy(
+        sentence=(
+            "Call it in forward(), or take it out: under DDP it stops the run, unless unused parameters are searched."
+        )
+    ),
     _FREEZE,
 )
 
@@ -54,7 +60,7 @@ def _finding(history: History, name: str, needed: int, message: str, remedy: tup
         layer=name,
         step=step,
         severity=Severity.WARNING,
-        evidence=(Evidence("norm of the gradient of its weights", 0.0, 0.0, steps),),
+        evidence=(Evidence(quantity="norm of the gradient of its weights", value=0.0, threshold=0.0, steps=steps),),
         message=message,
         remedy=remedy,
     )

@@ -11,27 +11,29 @@ _GROWN = 10.0  # times the baseline loss: what overflowed then had been growing
 _REMEDIES = {
     "input data": (
         Remedy(
-            "Clean the data: drop or fill the samples named, or check them when the data set is made.",
+            sentence="Clean the data: drop or fill the samples named, or check them when the data set is made.",
             code="assert torch.isfinite(x).all()",
         ),
         Remedy(
-            "Skip steps whose gradients are not finite.",
+            sentence="Skip steps whose gradients are not finite.",
             change=Change.SKIP_NONFINITE,
-            code="GradientClipping(on_nonfinite='skip')",
+            code="GradientClipping(max_norm=1.0, on_nonfinite='skip')",
         ),
     ),
     "optimizer update": (
-        Remedy("Lower the learning rate, or warm it up.", change=Change.WARM_UP, code="WarmupCosineSchedule()"),
+        Remedy(
+            sentence="Lower the learning rate, or warm it up.", change=Change.WARM_UP, code="WarmupCosineSchedule()"
+        ),
         raise_eps(),
     ),
 }
 _OTHERWISE = (
     Remedy(
-        "Look at the operation for log, sqrt, division or exp of what may be zero or large; clamp its input.",
+        sentence="Look at the operation for log, sqrt, division or exp of what may be zero or large; clamp its input.",
         code="x.clamp(min=1e-6).log()",
     ),
     Remedy(
-        "Lower the learning rate or clip the gradient, if values had been growing before.",
+        sentence="Lower the learning rate or clip the gradient, if values had been growing before.",
         change=Change.CLIP_NORM,
         code="GradientClipping(max_norm=1.0)",
     ),
@@ -49,12 +51,14 @@ def find_nonfinite(context: RuleContext) -> Iterator[Finding]:
     where = first.layer or ("the input data" if first.direction == "input data" else "no single module")
     lasted = max(1, history.last_nonfinite - first.step + 1)
     evidence = [
-        Evidence("step of the first non-finite value", first.step, -1, lasted),
-        Evidence("batch index", first.batch_index, -1),
-        Evidence("rank", first.rank, -1),
+        Evidence(quantity="step of the first non-finite value", value=first.step, threshold=-1, steps=lasted),
+        Evidence(quantity="batch index", value=first.batch_index, threshold=-1),
+        Evidence(quantity="rank", value=first.rank, threshold=-1),
     ]
     if later:
-        evidence.append(Evidence("stretches of non-finite values that followed", len(later), 0))
+        evidence.append(
+            Evidence(quantity="stretches of non-finite values that followed", value=len(later), threshold=0)
+        )
     yield Finding(
         kind=Kind.NONFINITE,
         layer=first.layer,

@@ -57,9 +57,24 @@ def find_oscillating_loss(context: RuleContext) -> Iterator[Finding]:
         step=context.latest.step,
         severity=severity,
         evidence=(
-            Evidence("autocorrelation of the loss at lag 1", correlation, AUTOCORRELATION, _WINDOW),
-            Evidence("standard deviation of the loss / its mean", deviation / mean, SWING, _WINDOW),
-            Evidence("median move from step to step / loss of a constant prediction", move / baseline, MOVE, _WINDOW),
+            Evidence(
+                quantity="autocorrelation of the loss at lag 1",
+                value=correlation,
+                threshold=AUTOCORRELATION,
+                steps=_WINDOW,
+            ),
+            Evidence(
+                quantity="standard deviation of the loss / its mean",
+                value=deviation / mean,
+                threshold=SWING,
+                steps=_WINDOW,
+            ),
+            Evidence(
+                quantity="median move from step to step / loss of a constant prediction",
+                value=move / baseline,
+                threshold=MOVE,
+                steps=_WINDOW,
+            ),
         ),
         message=f"the loss jumps to and fro around {mean:.3g} from step to step instead of coming down",
     )
@@ -68,8 +83,10 @@ def find_oscillating_loss(context: RuleContext) -> Iterator[Finding]:
 def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
     return (
         lower_learning_rate(context, times=3),
-        Remedy("Use less momentum, or larger batches."),
-        Remedy("Let the learning rate decay.", change=Change.DECAY_LEARNING_RATE, code="WarmupCosineSchedule()"),
+        Remedy(sentence="Use less momentum, or larger batches."),
+        Remedy(
+            sentence="Let the learning rate decay.", change=Change.DECAY_LEARNING_RATE, code="WarmupCosineSchedule()"
+        ),
     )
 
 

@@ -38,7 +38,14 @@ def _alike(context: RuleContext) -> Finding | None:
         layer=alike[0],
         step=context.latest.step,
         severity=Severity.CRITICAL,
-        evidence=(Evidence("layers whose units are all alike", len(alike), 0, context.latest.step + 1),),
+        evidence=(
+            Evidence(
+                quantity="layers whose units are all alike",
+                value=len(alike),
+                threshold=0,
+                steps=context.latest.step + 1,
+            ),
+        ),
         message=(
             f"all units of {alike[0]} start with the same weights and receive the same gradient: they stay one unit"
             + more
@@ -62,7 +69,14 @@ def _signal(context: RuleContext) -> Finding | None:
         layer=low if dies else high,
         step=context.latest.step,
         severity=_severity(context),
-        evidence=(Evidence("largest / smallest deviation over samples", spread, SIGNAL, context.latest.step + 1),),
+        evidence=(
+            Evidence(
+                quantity="largest / smallest deviation over samples",
+                value=spread,
+                threshold=SIGNAL,
+                steps=context.latest.step + 1,
+            ),
+        ),
         message=(
             f"from the initial weights, what tells samples apart {'dies out' if dies else 'blows up'}:"
             f" a deviation of {signals[low]:.1e} at {low}, of {signals[high]:.1e} at {high}"
@@ -80,7 +94,14 @@ def _first_loss(context: RuleContext) -> Finding | None:
         layer="",
         step=context.latest.step,
         severity=_severity(context),
-        evidence=(Evidence("first loss / loss of a constant prediction", loss, LOSS, context.latest.step + 1),),
+        evidence=(
+            Evidence(
+                quantity="first loss / loss of a constant prediction",
+                value=loss,
+                threshold=LOSS,
+                steps=context.latest.step + 1,
+            ),
+        ),
         message=(
             f"from the initial weights the loss is {loss:.3g} times that of a constant prediction: the outputs are far"
             " too large"

@@ -46,8 +46,8 @@ def find_saturated_activation(context: RuleContext) -> Iterator[Finding]:
             step=latest.step,
             severity=severity,
             evidence=(
-                Evidence("share of units that are saturated", share, threshold, steps),
-                Evidence("samples observed", activation.samples, _SAMPLES),
+                Evidence(quantity="share of units that are saturated", value=share, threshold=threshold, steps=steps),
+                Evidence(quantity="samples observed", value=activation.samples, threshold=_SAMPLES),
             ),
             message=(
                 f"{activation.saturated} of {activation.units} {activation.function} units of {activation.name} are"
@@ -63,8 +63,12 @@ def _over(name: str, observation: Observation) -> bool:
 def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
     return (
         SCALE_INPUTS,
-        Remedy("Start from smaller weights.", change=Change.XAVIER_INIT, code="nn.init.xavier_normal_(layer.weight)"),
-        Remedy("Normalise before the activation.", change=Change.NORMALISE, code=NORMALISE.code),
+        Remedy(
+            sentence="Start from smaller weights.",
+            change=Change.XAVIER_INIT,
+            code="nn.init.xavier_normal_(layer.weight)",
+        ),
+        Remedy(sentence="Normalise before the activation.", change=Change.NORMALISE, code=NORMALISE.code),
         lower_learning_rate(context, why=", if it set in during training"),
     )
 

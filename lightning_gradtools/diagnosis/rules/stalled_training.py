@@ -52,11 +52,18 @@ def _weights_stand_still(context: RuleContext) -> Finding | None:
         f"the weights of {layer or 'the whole model'} stand still: at the largest step so far they would change by"
         f" {largest:.1e} of themselves in all {history.planned_steps} steps of the run"
     )
-    evidence = (Evidence("change of the weights in the whole run / weights", largest, MOVE, history.step + 1),)
+    evidence = (
+        Evidence(
+            quantity="change of the weights in the whole run / weights",
+            value=largest,
+            threshold=MOVE,
+            steps=history.step + 1,
+        ),
+    )
     remedy = (
-        raise_learning_rate(context, times=100, why=" to begin with"),
+        raise_learning_rate(context, times=100, why=", to begin with"),
         Remedy(
-            "Raise the bound on the gradient norm, if the gradient is clipped.",
+            sentence="Raise the bound on the gradient norm, if the gradient is clipped.",
             change=Change.RAISE_MAX_NORM,
             code="GradientClipping(max_norm=10 * max_norm)",
         ),
@@ -80,8 +87,10 @@ def _no_better_than_baseline(context: RuleContext, going: Progress) -> Finding |
     if going.noise > NOISE * abs(going.level) and len(context.history.losses) < _NOISY_STEPS:
         return None
     evidence = (
-        Evidence("learned, as a share of what there is", going.gain, LEARNED, going.steps),
-        Evidence("fall of the loss in its standard errors", going.t, 3.0, going.steps),
+        Evidence(
+            quantity="learned, as a share of what there is", value=going.gain, threshold=LEARNED, steps=going.steps
+        ),
+        Evidence(quantity="fall of the loss in its standard errors", value=going.t, threshold=3.0, steps=going.steps),
     )
     message = f"the loss stands at {going.level:.4g}, no better than a constant prediction, and does not move"
     return _finding(context, evidence, message)
@@ -95,15 +104,17 @@ def _faded(context: RuleContext, going: Progress) -> Finding | None:
     if faded >= FADED or latest.step >= EARLY * history.planned_steps:
         return None
     evidence = (
-        Evidence("learning rate / the largest so far", faded, FADED, 1),
-        Evidence("learned, as a share of what there is", going.gain, HALF_LEARNED, going.steps),
+        Evidence(quantity="learning rate / the largest so far", value=faded, threshold=FADED, steps=1),
+        Evidence(
+            quantity="learned, as a share of what there is", value=going.gain, threshold=HALF_LEARNED, steps=going.steps
+        ),
     )
     message = (
         f"the learning rate has faded to {latest.learning_rate:.1e} at step {latest.step} of {history.planned_steps},"
         f" and the loss stands at {going.level:.4g}"
     )
     remedy = Remedy(
-        "Let the schedule last as long as the run: count its steps in optimizer steps.",
+        sentence="Let the schedule last as long as the run: count its steps in optimizer steps.",
         change=Change.SCHEDULE_OVER_RUN,
         code="WarmupCosineSchedule()",
     )
@@ -116,14 +127,16 @@ def _too_slow(context: RuleContext, going: Progress) -> Finding | None:
         return None
     share = history.share_done()
     evidence = (
-        Evidence("learned, as a share of what there is", going.gain, LITTLE, going.steps),
-        Evidence("steps so far / steps of the run", share, LATE, history.step + 1),
+        Evidence(
+            quantity="learned, as a share of what there is", value=going.gain, threshold=LITTLE, steps=going.steps
+        ),
+        Evidence(quantity="steps so far / steps of the run", value=share, threshold=LATE, steps=history.step + 1),
     )
     message = (
         f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, close to that of a constant"
         " prediction"
     )
-    remedy = (raise_learning_rate(context), Remedy("Scale inputs and targets to unit variance."))
+    remedy = (raise_learning_rate(context), Remedy(sentence="Scale inputs and targets to unit variance."))
     return _finding(context, evidence, message, remedy)
 
 
@@ -147,10 +160,10 @@ def _finding(
 
 def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
     return (
-        Remedy("Check that inputs and targets belong together: shuffled labels look like this."),
+        Remedy(sentence="Check that inputs and targets belong together: shuffled labels look like this."),
         search_learning_rate(context),
         Remedy(
-            "See whether the network can learn one batch by heart.",
+            sentence="See whether the network can learn one batch by heart.",
             change=Change.OVERFIT_ONE_BATCH,
             code="Trainer(overfit_batches=1)",
         ),

@@ -20,17 +20,17 @@ _LOSSES = 20  # to know whether the loss moves
 
 _REMEDY = (
     Remedy(
-        "Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
+        sentence="Use ReLU-like activations with He initialisation: their slope is 1, a sigmoid's at most 0.25.",
         change=Change.USE_RELU,
         code=HE_INIT.code,
     ),
     Remedy(
-        "Add residual connections: each layer then passes on what comes back to it.",
+        sentence="Add residual connections: each layer then passes on what comes back to it.",
         change=Change.ADD_RESIDUAL,
         code="x + layer(x)",
     ),
     NORMALISE,
-    Remedy("Make the network shallower.", change=Change.LESS_DEPTH),
+    Remedy(sentence="Make the network shallower.", change=Change.LESS_DEPTH),
 )
 
 
@@ -61,10 +61,27 @@ def find_vanishing_gradient(context: RuleContext) -> Iterator[Finding]:
     severity = Severity.INFO
     if sick:
         severity = Severity.CRITICAL if ratio < RATIO**2 else Severity.WARNING
-    evidence = [Evidence("norm of the loss gradient at the first layer / the largest behind it", ratio, RATIO, steps)]
-    evidence.append(Evidence("backward gain per layer (geometric mean)", ratio ** (1 / behind), RATIO ** (1 / behind)))
+    evidence = [
+        Evidence(
+            quantity="norm of the loss gradient at the first layer / the largest behind it",
+            value=ratio,
+            threshold=RATIO,
+            steps=steps,
+        )
+    ]
+    evidence.append(
+        Evidence(
+            quantity="backward gain per layer (geometric mean)",
+            value=ratio ** (1 / behind),
+            threshold=RATIO ** (1 / behind),
+        )
+    )
     if going is not None:
-        evidence.append(Evidence("learned, as a share of what there is", going.gain, 0.1, going.steps))
+        evidence.append(
+            Evidence(
+                quantity="learned, as a share of what there is", value=going.gain, threshold=0.1, steps=going.steps
+            )
+        )
     yield Finding(
         kind=Kind.VANISHING_GRADIENT,
         layer=first.name,

@@ -24,8 +24,8 @@ class Planted(nn.Module):
         self.calls, self.wrong = 0, (forward, backward)
 
     def forward(self, x):
-        self.calls += 1
-        if self.calls == STEP + 1:
+        self.calls += self.training
+        if self.training and self.calls == STEP + 1:
             forward, backward = self.wrong
             if forward:
                 return x * math.nan

@@ -292,6 +292,13 @@ def test_files_card_keys_and_table(tmp_path, capsys):
     assert "group['lr'] = 0.01" in printed
 
 
+def test_an_application_with_a_command_line_says_how_a_remedy_is_given_there():
+    detector = PathologyDetector(table=False, on_critical="log")
+    detector.overrides_for = lambda remedy: (f"try={remedy.change}",)
+    trainer(detector).fit(SICK["killed units"](), digits())
+    assert "[try=lower_learning_rate]" in detector.table()
+
+
 def test_a_training_step_without_a_batch_index():
     class Short(Classification):
         def training_step(self, batch):

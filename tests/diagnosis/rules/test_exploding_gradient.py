@@ -1,0 +1,35 @@
+import math
+
+from histories import falling, history, layers, serious
+
+
+def test_a_loss_that_runs_away():
+    made = history(loss=lambda step: 2.3 * 1.1**step, skill=lambda step: 1 - 1.1**step)
+    assert any(kind == "exploding_gradient" for kind, _ in serious(made))
+
+
+def test_a_high_first_loss_that_comes_down_is_not():
+    made = history(loss=lambda step: 300 * math.exp(-step / 15), skill=lambda step: 1 - 130 * math.exp(-step / 15))
+    assert not serious(made)
+
+
+def test_one_outlier_is_not():
+    made = history(
+        loss=lambda step: 500.0 if step == 90 else falling(step),
+        skill=lambda step: -200.0 if step == 90 else 1 - falling(step) / 2.3,
+    )
+    assert not serious(made)
+
+
+def test_a_profile_that_grows_backward():
+    made = history(seen=lambda step: layers([1e5, 1e4, 1e3, 1e2, 10, 1]))
+    assert ("exploding_gradient", "0") in serious(made)
+    assert ("exploding_gradient", "0") not in serious(
+        history(loss=falling, seen=lambda step: layers([1e5, 1e4, 1e3, 1e2, 10, 1]))
+    )
+
+
+def test_a_jump_twice_running_is_told_at_once():
+    made = history(loss=lambda s: 2.3 * 40**s, skill=lambda s: 1 - 40.0**s, steps=3, every=1)
+    assert any(kind == "exploding_gradient" for kind, _ in serious(made))
+    assert not serious(history(loss=lambda s: 2.3, skill=lambda s: -30.0 if s == 1 else 0.0, steps=3, every=1))

@@ -1,0 +1,23 @@
+import pytest
+from histories import falling, found, history, layers, serious
+
+
+def test_exactly_zero_or_none_again_and_again():
+    for gradient in (0.0, None):
+        made = history(loss=falling, seen=lambda s, g=gradient: (*layers([None], gradient=g), *layers([1.0] * 3)[1:]))
+        assert serious(made) == {("no_gradient", "0")}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gradient": 1e-30}, {"gradient": 0.0, "trainable": False}], ids=["tiny", "frozen"]
+)
+def test_tiny_and_frozen_are_something_else(settings):
+    made = history(loss=falling, seen=lambda s: (*layers([None], **settings), *layers([1.0] * 3)[1:]))
+    assert not found(made)
+
+
+def test_zero_in_the_first_steps_only():
+    made = history(
+        loss=falling, seen=lambda s: (*layers([1.0], gradient=0.0 if s < 30 else 1.0), *layers([1.0] * 3)[1:])
+    )
+    assert not found(made)
