@@ -185,7 +185,7 @@ def operator_spectrum(
         density=density,
         dimension=counted.space.dimension,
         products=counted.products,
-        gradients=counted.gradients,
+        gradients_spent=counted.gradients_spent,
         seconds=meter.seconds,
         method=operator.name + relaxed.account(),
         converged=found.converged,

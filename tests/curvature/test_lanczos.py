@@ -12,20 +12,16 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-class Noisy:
+class Noisy(WrappedOperator):
     """A symmetric operator, and noise in its products."""
 
     def __init__(self, operator, noise):
-        self._operator, self._noise, self._generator = operator, noise, generator(7)
-        self.space, self.name, self.product_cost, self.error = operator.space, "noisy", 2.0, noise
-        self.gradients = 0.0
+        super().__init__(operator)
+        self.noise, self.draw = noise, generator(7)
 
-    def __call__(self, vector):
-        product = self._operator(vector)
-        return product + self._noise * product.norm() * self.space.random(self._generator) / len(product) ** 0.5
-
-    def gradient(self):
-        return None
+    def matvec(self, vector):
+        product = super().matvec(vector)
+        return product + self.noise * product.norm() * self.space.random(self.draw) / len(product) ** 0.5
 
 
 def hessian(values, dtype=torch.float64):

@@ -14,7 +14,7 @@ from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 def columns(operator):
     identity = torch.eye(operator.space.numel, dtype=operator.space.dtype)
-    return torch.stack([operator(row) for row in identity])
+    return torch.stack([operator.matvec(row) for row in identity])
 
 
 @pytest.mark.parametrize("kind", [RetainedHessian, FreshHessian])
@@ -44,13 +44,13 @@ def test_finite_differences_find_their_step_in_every_direction(dtype, tolerance,
     operator = FiniteDifferenceHessian(loss, net.parameters(), richardson=richardson)
     for i in (0, -1, -2, 20):
         direction = 3 * vectors[:, i].to(dtype)
-        error = (operator(direction).double() - 3 * values[i] * vectors[:, i]).norm()
+        error = ((operator @ direction).double() - 3 * values[i] * vectors[:, i]).norm()
         # of the product, where there is one that rounding does not drown
         assert error <= 3 * tolerance * max(abs(values[i]), 0.01 * values[-1])
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in net.parameters())
     assert 0 <= operator.error < tolerance
-    assert operator(torch.zeros(operator.space.numel, dtype=dtype)).norm() == 0
+    assert operator.matvec(torch.zeros(operator.space.numel, dtype=dtype)).norm() == 0
 
 
 def test_finite_differences_restore_parameters_when_the_loss_fails():
@@ -66,7 +66,7 @@ def test_finite_differences_restore_parameters_when_the_loss_fails():
 
     operator = FiniteDifferenceHessian(failing, net.parameters())
     with pytest.raises(KeyboardInterrupt):
-        operator(torch.ones(operator.space.numel, dtype=torch.float64))
+        operator.matvec(torch.ones(operator.space.numel, dtype=torch.float64))
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
