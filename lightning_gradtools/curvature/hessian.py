@@ -101,9 +101,10 @@ class LinearizedHessian(CurvatureOperator):
     ``loss_fn`` needs no functional form: while it is traced, wherever an operation reads a parameter it is
     handed the traced value instead.
 
-    The gradient is traced by itself first, with the backward passes of some losses written out in elementary
-    operations. Torch has no forward derivative of some of these passes, and that of ``mse_loss`` ends the interpreter
-    where the target has no tangent (torch 2.13: it writes in place to a tensor of zeros that has no memory).
+    The gradient is traced by itself first, without operations in place: ``linearize`` folds what does not depend on
+    the vector into constants, and an operation in place would change these from product to product (torch 2.13, as with
+    ``binary_cross_entropy_with_logits``). The backward passes of some losses are written out in elementary operations,
+    because torch cannot differentiate them forward; for ``mse_loss`` it ends the interpreter in place of an error.
 
     Arguments and errors are those of :class:`RetainedHessian`.
     """
@@ -121,7 +122,8 @@ class LinearizedHessian(CurvatureOperator):
                 return evaluate(loss_fn)
 
         point = tuple(parameter.detach() for parameter in originals)
-        gradient = make_fx(torch.func.grad(loss), decomposition_table=_WRITTEN_OUT)(point)
+        in_place_free = torch.func.functionalize(torch.func.grad(loss))
+        gradient = make_fx(in_place_free, decomposition_table=_WRITTEN_OUT)(point)
         gradients, self._product = torch.func.linearize(gradient, point)
         self.gradients_spent = 3.0
         self._flat = self.space.flatten(gradients)

@@ -80,6 +80,7 @@ def hessian_spectrum(
     Raises:
         ArgumentError: for a value that cannot work, or a loss that is not a scalar with a graph.
         ArithmeticError: if a product is not finite.
+        RankFailure: with ``average_ranks``, on all ranks but those that failed by themselves.
     """
     started = time.perf_counter()
     integer("top_k", top_k, at_least=0)

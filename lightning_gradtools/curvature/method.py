@@ -40,6 +40,7 @@ def hessian_operator(
 
     Raises:
         ArgumentError: if ``method`` is unknown, or loss or parameters cannot work.
+        RankFailure: with ``average_ranks``, if another rank has no operator.
     """
     one_of("method", method, ["auto", *METHODS])
     losses, parameters = [loss_fn] if callable(loss_fn) else list(loss_fn), list(params)
