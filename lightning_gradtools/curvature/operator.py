@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature.parameter_space import ParameterSpace
+from lightning_gradtools.curvature.parameter_space import ParameterSpace, dense
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -186,7 +186,7 @@ def evaluate(loss_fn: LossFunction) -> Tensor:
 def differentiate(
     output: Tensor, parameters: Sequence[Tensor], along: Tensor | None = None, *, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of ``output`` (its product with ``along``); zeros where it does not depend on one.
+    """Return the gradients of ``output`` (its product with ``along``), dense; zeros where it does not depend on one.
 
     Raises:
         RuntimeError: under reentrant activation checkpointing, where ``torch.autograd.grad`` takes every
@@ -196,7 +196,7 @@ def differentiate(
     if any(gradient is None for gradient in found) and _is_reentrant(output):
         raise RuntimeError("reentrant activation checkpointing has gradients in backward() only")
     pairs = zip(found, parameters, strict=True)
-    return tuple(torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs)
+    return tuple(torch.zeros_like(p) if gradient is None else dense(gradient) for gradient, p in pairs)
 
 
 def is_smooth(outputs: Sequence[Tensor]) -> bool:

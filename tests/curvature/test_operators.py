@@ -228,6 +228,27 @@ def test_frozen_and_tied_parameters():
     torch.testing.assert_close(columns(operator), dense_hessian(loss, kept), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [RetainedHessian, FreshHessian, FiniteDifferenceHessian])
+def test_sparse_gradients_have_the_hessian_of_dense_ones(kind):
+    ids = torch.tensor([0, 1, 2, 1, 1, 3])  # of five: one is not seen, one several times
+
+    def model(sparse):
+        torch.manual_seed(0)
+        embedding, linear = nn.Embedding(5, 3, sparse=sparse).double(), nn.Linear(3, 1).double()
+        return lambda: torch.tanh(linear(embedding(ids))).square().mean(), [embedding.weight, *linear.parameters()]
+
+    expected = dense_hessian(*model(sparse=False))
+    loss, parameters = model(sparse=True)
+    operator = kind(loss, parameters)
+    loss().backward()
+    assert parameters[0].grad.is_sparse
+    torch.testing.assert_close(columns(operator), expected, rtol=1e-6, atol=1e-8)
+    loss, parameters = model(sparse=False)
+    expected = torch.cat([gradient.reshape(-1) for gradient in torch.autograd.grad(loss(), parameters)])
+    if kind is not FreshHessian:
+        torch.testing.assert_close(operator.gradient(), expected)
+
+
 def test_parameters_that_the_loss_is_linear_in_or_does_not_see_and_parameters_of_two_kinds():
     loss, net = network()
     linear, unseen = nn.Parameter(torch.ones(2).double()), nn.Parameter(torch.ones(3).double())
