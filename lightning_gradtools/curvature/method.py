@@ -64,7 +64,7 @@ class AutomaticHessian(WrappedOperator):
     (:class:`~lightning_gradtools.curvature.relaxation.RelaxedProducts`).
 
     It times nothing: a choice by the clock would make values depend on the load of the machine, and no timing would
-    change it. ``linearize`` would have to be traced first: that cost 28 to 1,500 gradients on four networks, and saved
+    change it. ``linearize`` would have to be traced first: that cost 36 to 1,900 gradients on three networks, and saved
     at most 0.3 a product, on one of them (the rows "linearize" of ``scripts/bench_curvature.py``), so that a
     spectrum of some 15 products never wins it back. A fresh graph needs nearly the memory of a retained one for
     half as much work again. Products on a retained graph cost 1.2 to 2.1 gradients there, central differences 2 and a
