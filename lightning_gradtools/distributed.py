@@ -5,14 +5,29 @@ gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTenso
 must take alike.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
+
+_T = TypeVar("_T")
+
+
+class RankFailure(RuntimeError):  # noqa: N818 (it names what happened, elsewhere)
+    """Another rank failed in a part of the work that each rank does by itself, so this rank cannot go on either.
+
+    Attributes:
+        interrupted: whether a ``KeyboardInterrupt`` was among what the others raised.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted
 
 
 def summed(tensor: DTensor) -> DTensor:
@@ -73,6 +88,63 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     mean = values.clone()
     dist.all_reduce(mean)
     return mean / dist.get_world_size()
+
+
+def mean_over_ranks_of(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
+    """Average what ``compute`` returns on each rank; if it raises on any rank, raise on all of them.
+
+    A rank that left with an error of its own, such as running out of memory, would leave the others in the reduction
+    for ever. So it takes part with zeros, and three more numbers in the same reduction tell of failures. What is sent
+    is allocated before the work: a rank whose memory is full can still tell.
+
+    Args:
+        compute: this rank's part. A collective in it has to be one of these too, on every rank.
+        like: has the shape, dtype and device of what it returns; its values are not read.
+
+    Raises:
+        BaseException: what ``compute`` raised, ``KeyboardInterrupt`` too, on the rank where it did.
+        RankFailure: on the others.
+        ValueError: if ``compute`` returns another shape than that of ``like``.
+    """
+    if world_size() == 1:
+        return compute()
+    size = like.numel()
+    told = torch.zeros(size + 3, dtype=like.dtype, device=like.device)
+    try:
+        values = compute()
+        if values.shape != like.shape:
+            raise ValueError(f"compute() returned shape {tuple(values.shape)}: must be {tuple(like.shape)}")
+        told[:size] = values.reshape(-1)
+    except BaseException as error:
+        told[size:] = torch.tensor([1, dist.get_rank(), isinstance(error, KeyboardInterrupt)])
+        dist.all_reduce(told)
+        raise
+    dist.all_reduce(told)
+    failed, place, interrupts = (int(number) for number in told[size:].tolist())
+    if failed:
+        who = f"rank {place}" if failed == 1 else f"{failed} others"
+        what = "was interrupted" if interrupts else "raised an error of its own"
+        raise RankFailure(f"another rank failed: {who} {what}", interrupted=interrupts > 0)
+    return told[:size].div_(world_size()).view(like.shape)
+
+
+def on_all_ranks(compute: Callable[[], _T], device: torch.device) -> _T:
+    """Return what ``compute`` returns on this rank, once it has succeeded on every rank.
+
+    For what a rank prepares by itself before ranks reduce together; errors are those of :func:`mean_over_ranks_of`.
+
+    Args:
+        compute: this rank's part.
+        device: of the collective's tensor.
+    """
+    results: list[_T] = []
+
+    def part() -> Tensor:
+        results.append(compute())
+        return torch.zeros(0, device=device)
+
+    mean_over_ranks_of(part, torch.zeros(0, device=device))
+    return results[0]
 
 
 class Meeting(NamedTuple):

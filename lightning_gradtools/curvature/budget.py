@@ -7,7 +7,7 @@ import torch
 
 from lightning_gradtools.arguments import number
 from lightning_gradtools.curvature.operator import CurvatureOperator
-from lightning_gradtools.distributed import mean_over_ranks
+from lightning_gradtools.distributed import mean_over_ranks_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Meter:
     @property
     def seconds(self) -> float:
         """Return the seconds spent; where ranks work together their mean."""
-        spent = time.perf_counter() - self._started
-        return float(mean_over_ranks(torch.tensor(spent, dtype=torch.float64))) if self._shared else spent
+        if not self._shared:
+            return time.perf_counter() - self._started
+        zero = torch.zeros((), dtype=torch.float64, device=self._operator.device)  # where gradients can be reduced
+        return float(mean_over_ranks_of(lambda: zero + (time.perf_counter() - self._started), zero))
 
     def affords_product(self) -> bool:
         """Say whether another product is within the budget."""
         gradients, seconds = self._budget.gradients, self._budget.seconds
-        within = gradients is None or self._operator.gradients + self._operator.product_cost <= gradients
+        within = gradients is None or self._operator.gradients_spent + self._operator.product_cost <= gradients
         return within and (seconds is None or self.seconds < seconds)

@@ -1,17 +1,18 @@
 """Operators made of others: the mean over batches or ranks, and a change of metric."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature.operator import CurvatureOperator, one_sided
+from lightning_gradtools.curvature.operator import CurvatureOperator, WrappedOperator
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
-from lightning_gradtools.distributed import mean_over_ranks
+from lightning_gradtools.distributed import mean_over_ranks_of
 
 
-class MeanOverBatches:
+class MeanOverBatches(CurvatureOperator):
     """The mean of operators on the same parameters, one for each batch.
 
     Args:
@@ -24,37 +25,37 @@ class MeanOverBatches:
     def __init__(self, operators: Sequence[CurvatureOperator]) -> None:
         if not operators:
             raise ArgumentError("operators=[]: must be at least one")
+        super().__init__(operators[0].space)
         self._operators = list(operators)
-        self.space: ParameterSpace = operators[0].space
 
     @property
     def name(self) -> str:
-        """Return that of the first, and how many there are."""
+        """That of the first, and how many there are."""
         count = len(self._operators)
         return self._operators[0].name if count == 1 else f"{self._operators[0].name}, {count} batches"
 
     @property
     def product_cost(self) -> float:
-        """Return the sum over the batches."""
+        """The sum over the batches."""
         return sum(operator.product_cost for operator in self._operators)
 
     @property
-    def gradients(self) -> float:
-        """Return the sum over the batches."""
-        return sum(operator.gradients for operator in self._operators)
+    def gradients_spent(self) -> float:
+        """The sum over the batches."""
+        return sum(operator.gradients_spent for operator in self._operators)
 
     @property
     def error(self) -> float:
-        """Return the largest of any batch."""
+        """The largest of any batch."""
         return max(operator.error for operator in self._operators)
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
+        total = self._operators[0].matvec(vector)
         if len(self._operators) == 1:
-            return self._operators[0](vector)
-        total = self._operators[0](vector)
+            return total
         for operator in self._operators[1:]:
-            total = total + operator(vector)
+            total = total + operator.matvec(vector)
         return total / len(self._operators)
 
     def gradient(self) -> Tensor | None:
@@ -66,53 +67,73 @@ class MeanOverBatches:
         return torch.stack(known).mean(0) if len(known) == len(found) else None
 
 
-class MeanOverRanks:
+class MeanOverRanks(WrappedOperator):
     """The mean of an operator that every rank has on its own data: one flat all-reduce for each product.
+
+    What a rank does by itself may fail there alone, as when its memory is full. The reduction tells the others, and
+    all ranks raise at the same product (:func:`~lightning_gradtools.distributed.mean_over_ranks_of`).
 
     Args:
         operator: on unsharded parameters that are the same on every rank.
     """
 
     def __init__(self, operator: CurvatureOperator) -> None:
-        self._operator = operator
-        self.space: ParameterSpace = operator.space
+        super().__init__(operator)
         # What decisions are made by has to be the same on all ranks.
-        self.gradients, self.error = operator.gradients, operator.error
+        self._spent, self._error = operator.gradients_spent, operator.error
         self._flat: Tensor | None = None
+        self._has_gradient: bool | None = None
 
     @property
     def name(self) -> str:
-        """Return that of each rank's."""
+        """That of each rank's."""
         return f"{self._operator.name}, averaged over ranks"
 
     @property
-    def product_cost(self) -> float:
-        """Return that of each rank's."""
-        return self._operator.product_cost
+    def gradients_spent(self) -> float:
+        """The mean over ranks, as of the last reduction."""
+        return self._spent
 
-    def __call__(self, vector: Tensor) -> Tensor:
-        """Return the product with a vector (n,)."""
-        return self._mean(self._operator(vector))
+    @property
+    def error(self) -> float:
+        """The mean over ranks, as of the last reduction."""
+        return self._error
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return the product with a vector (n,).
+
+        Raises:
+            RankFailure: if another rank's part failed; if this one's did, its own error.
+        """
+        return self._mean(lambda: self._operator.matvec(vector))[0]
 
     def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
-        """Return the mean of that of each rank's, if it has one."""
-        local = one_sided(self._operator, vector, step)
-        return None if local is None else self._mean(local)
-
-    def _mean(self, product: Tensor) -> Tensor:
-        told = product.new_tensor([self._operator.gradients, self._operator.error])
-        mean = mean_over_ranks(torch.cat([product, told]))
-        self.gradients, self.error = mean[-2:].tolist()
-        return mean[:-2]
+        """Return the mean of the differences (n,), if every rank has one; errors are those of a product."""
+        product, everywhere = self._mean(lambda: self._operator.one_sided(vector, step))
+        return product if everywhere else None
 
     def gradient(self) -> Tensor | None:
-        """Return the mean gradient."""
-        if self._flat is None and (local := self._operator.gradient()) is not None:
-            self._flat = mean_over_ranks(local)
-        return self._flat
+        """Return the mean gradient (n,), if every rank has one; errors are those of a product."""
+        if self._has_gradient is None:
+            self._flat, self._has_gradient = self._mean(self._operator.gradient)
+        return self._flat if self._has_gradient else None
+
+    def _mean(self, compute: Callable[[], Tensor | None]) -> tuple[Tensor, bool]:
+        """Return the mean (n,) of what ``compute`` returns on each rank, and whether no rank's was None."""
+        n = self.space.numel
+        nothing = torch.zeros(1, dtype=self.dtype, device=self.device)
+
+        def part() -> Tensor:
+            found = compute()
+            told = nothing.new_tensor([self._operator.gradients_spent, self._operator.error, found is not None])
+            return torch.cat([nothing.expand(n) if found is None else found, told])
+
+        mean = mean_over_ranks_of(part, nothing.expand(n + 3))
+        self._spent, self._error, share = mean[n:].tolist()
+        return mean[:n], share == 1.0
 
 
-class CountedProducts:
+class CountedProducts(WrappedOperator):
     """Another operator, and how many products it made.
 
     Args:
@@ -123,93 +144,53 @@ class CountedProducts:
     """
 
     def __init__(self, operator: CurvatureOperator) -> None:
-        self._operator = operator
-        self.space: ParameterSpace = operator.space
+        super().__init__(operator)
         self.products = 0
 
-    @property
-    def name(self) -> str:
-        """Return that of the other."""
-        return self._operator.name
-
-    @property
-    def product_cost(self) -> float:
-        """Return that of the other."""
-        return self._operator.product_cost
-
-    @property
-    def gradients(self) -> float:
-        """Return that of the other."""
-        return self._operator.gradients
-
-    @property
-    def error(self) -> float:
-        """Return that of the other."""
-        return self._operator.error
-
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
         self.products += 1
-        return self._operator(vector)
+        return self._operator.matvec(vector)
 
     def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
         """Return that of the other, which counts as a product."""
-        product = one_sided(self._operator, vector, step)
+        product = self._operator.one_sided(vector, step)
         self.products += product is not None
         return product
 
-    def gradient(self) -> Tensor | None:
-        """Return that of the other."""
-        return self._operator.gradient()
 
-
-class Preconditioned:
+class Preconditioned(WrappedOperator):
     """``P^-½ A P^-½`` for a diagonal P > 0: the curvature that an adaptive optimizer sees.
 
-    It has the eigenvalues of ``P^-1 A``, and stays symmetric.
+    It has the eigenvalues of ``P^-1 A``, and stays symmetric. Where P is infinite the optimizer takes no step: that
+    coordinate is left out, by a row and a column of zeros.
 
     Args:
         operator: A.
         diagonal: (n,) P.
 
     Raises:
-        ArgumentError: if ``diagonal`` is not finite and positive.
+        ArgumentError: if ``diagonal`` is not positive.
     """
 
     def __init__(self, operator: CurvatureOperator, diagonal: Tensor) -> None:
-        if not bool((torch.isfinite(diagonal) & (diagonal > 0)).all()):
-            raise ArgumentError("diagonal: must be finite and positive everywhere")
-        self._operator = operator
+        if not bool((diagonal > 0).all()):
+            raise ArgumentError("diagonal: must be positive everywhere")
+        super().__init__(operator)
         self._root = diagonal.rsqrt()
-        self.space: ParameterSpace = operator.space
 
     @property
     def name(self) -> str:
-        """Return that of A."""
+        """That of A."""
         return f"{self._operator.name}, preconditioned"
 
-    @property
-    def product_cost(self) -> float:
-        """Return that of A."""
-        return self._operator.product_cost
-
-    @property
-    def gradients(self) -> float:
-        """Return what A spent."""
-        return self._operator.gradients
-
-    @property
-    def error(self) -> float:
-        """Return that of A."""
-        return self._operator.error
-
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        return self._root * self._operator(self._root * vector)
+        return self._root * self._operator.matvec(self._root * vector)
 
     def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
         """Return that of A in the coordinates of the new metric, if it has one."""
-        product = one_sided(self._operator, self._root * vector, step)
+        product = self._operator.one_sided(self._root * vector, step)
         return None if product is None else self._root * product
 
     def gradient(self) -> Tensor | None:
@@ -224,24 +205,29 @@ def adam_preconditioner(space: ParameterSpace, optimizer: torch.optim.Optimizer)
     After Cohen et al. 2022, "Adaptive Gradient Methods at the Edge of Stability", equation 2, with PyTorch's
     place of ε. The bias correction of the first moment scales the step, not the metric, and is left out.
 
+    P is infinite for a parameter that the optimizer has not, or that never had a gradient and so has no second moments
+    yet: Adam takes no step there, and :class:`Preconditioned` leaves it out.
+
     Args:
         space: of the parameters.
         optimizer: any whose state has second moments as ``exp_avg_sq``.
 
     Raises:
-        ArgumentError: if a parameter has none, as before the first step.
+        ArgumentError: if no parameter has second moments, as before the first step.
     """
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    parts = []
+    parts, known = [], False
     for parameter in space.parameters:
         state = optimizer.state.get(parameter, {})
         second = state.get("max_exp_avg_sq", state.get("exp_avg_sq"))
         if second is None:
-            raise ArgumentError(
-                f"optimizer={type(optimizer).__name__}: has no second moments (exp_avg_sq) of every parameter yet"
-            )
+            parts.append(torch.full_like(parameter, math.inf))
+            continue
+        known = True
         group = groups[id(parameter)]
         step = float(state["step"])
         beta2, eps = group["betas"][1], group["eps"]
         parts.append((second / (1 - beta2**step)).sqrt() + eps)
+    if not known:
+        raise ArgumentError(f"optimizer={type(optimizer).__name__}: has no second moments (exp_avg_sq) yet")
     return space.flatten(parts)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate, is_smooth
+from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 _FACTOR = 4.0  # between two steps that are compared
@@ -78,7 +78,7 @@ class Displacement:
                 parameter.grad = before
 
 
-class FiniteDifferenceHessian:
+class FiniteDifferenceHessian(CurvatureOperator):
     r"""Products ``H v ≈ (g(w + h v) - g(w - h v)) / 2h``, v of unit length, for where no second derivative exists.
 
     The step h has one rule. Rounding contributes an error ν/h, the same in every direction; truncation one
@@ -102,19 +102,22 @@ class FiniteDifferenceHessian:
             :class:`ParameterSpace`.
     """
 
+    name = "finite difference"
+    product_cost = 2.0
+    gradients_spent = 0.0
+    error = 0.0
+
     def __init__(self, loss_fn: LossFunction, parameters: Iterable[Tensor], *, richardson: bool = False) -> None:
-        self.space = ParameterSpace(parameters)
-        self.name = "finite difference" + (" with Richardson extrapolation" if richardson else "")
-        self.product_cost = 4.0 if richardson else 2.0
-        self.gradients = 0.0
-        self.error = 0.0
+        super().__init__(ParameterSpace(parameters))
+        if richardson:
+            self.name, self.product_cost = "finite difference with Richardson extrapolation", 4.0
         self._richardson = richardson
         self._displacement = Displacement(loss_fn, self.space)
         self._moved = 0.0  # c: by how much a step moves the gradient
         self._curvature = 0.0  # ‖H v‖ of the last product
         self._flat: Tensor | None = None
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
         length = self.space.norm(vector)
         if length == 0:
@@ -188,7 +191,7 @@ class FiniteDifferenceHessian:
         return (self._gradient(direction, step) - self._gradient(direction, -step)) / (2 * step)
 
     def _gradient(self, direction: Tensor | None = None, step: float = 0.0) -> Tensor:
-        self.gradients += 1
+        self.gradients_spent += 1
         return self._displacement.gradient(direction, step)
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature.operator import differentiate
+from lightning_gradtools.curvature.operator import CurvatureOperator, differentiate
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 
-class GaussNewton:
+class GaussNewton(CurvatureOperator):
     """Products ``Jᵀ (∂²ℓ/∂z²) J v`` on graphs that are built once (Schraudolph 2002).
 
     J is the Jacobian of the outputs z with respect to the parameters. Where ℓ is convex in z the matrix has
@@ -29,12 +29,12 @@ class GaussNewton:
 
     name = "Gauss-Newton"
     product_cost = 4 / 3
-    error = 0.0
+    gradients_spent = 0.0
 
     def __init__(
         self, outputs_fn: Callable[[], Tensor], loss_of: Callable[[Tensor], Tensor], parameters: Iterable[Tensor]
     ) -> None:
-        self.space = ParameterSpace(parameters)
+        super().__init__(ParameterSpace(parameters))
         with torch.enable_grad():
             self._outputs = outputs_fn()
             if not self._outputs.requires_grad:
@@ -45,11 +45,11 @@ class GaussNewton:
             self._dual = torch.zeros_like(self._leaf, requires_grad=True)
             self._pulled = differentiate(self._outputs, self.space.parameters, self._dual, create_graph=True)
         self._flat = self.space.flatten(self._pull(self._slope.detach()))
-        self.gradients = 2.0
+        self.gradients_spent = 2.0
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        self.gradients += self.product_cost
+        self.gradients_spent += self.product_cost
         pairs = [(p, v) for p, v in zip(self._pulled, self.space.unflatten(vector), strict=True) if p.requires_grad]
         pulled, along = zip(*pairs, strict=True)
         (pushed,) = torch.autograd.grad(pulled, self._dual, along, retain_graph=True)

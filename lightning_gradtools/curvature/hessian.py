@@ -5,15 +5,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from lightning_gradtools.curvature.finite_difference import Displacement
-from lightning_gradtools.curvature.operator import LossFunction, differentiate, evaluate, is_smooth
+from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
+_WRITTEN_OUT = {
+    operation: decomposition_table[operation]
+    for operation in (
+        torch.ops.aten.mse_loss_backward.default,
+        torch.ops.aten.huber_loss_backward.default,
+        torch.ops.aten.soft_margin_loss_backward.default,
+    )
+}
 
-class RetainedHessian:
+
+class RetainedHessian(CurvatureOperator):
     """Products by one more backward pass through a gradient graph that is built once and kept.
 
     ``H v = ∂(gᵀv)/∂w`` with ``g(w)`` recorded (Pearlmutter 1994). The fastest on most models; holds the
@@ -30,19 +41,19 @@ class RetainedHessian:
 
     name = "retained graph"
     product_cost = 2.0
-    error = 0.0
+    gradients_spent = 0.0
 
     def __init__(self, loss_fn: LossFunction, parameters: Iterable[Tensor]) -> None:
-        self.space = ParameterSpace(parameters)
+        super().__init__(ParameterSpace(parameters))
         self._loss_fn = loss_fn
         self._gradients = _gradient_graph(loss_fn, self.space.parameters)
-        self.gradients = 1.0
+        self.gradients_spent = 1.0
         self._joined = _joined(self._gradients, self.space)
         self._flat = self.space.flatten(self._gradients) if self._joined is None else self._joined.detach()
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        self.gradients += self.product_cost
+        self.gradients_spent += self.product_cost
         if self._joined is None:
             return _second_derivative(self._gradients, self.space, vector, retain=True)
         return self.space.flatten(
@@ -62,7 +73,7 @@ class RetainedHessian:
         return Displacement(self._loss_fn, self.space)
 
 
-class FreshHessian:
+class FreshHessian(CurvatureOperator):
     """Products by double backward through a graph built anew each time: slower, and holds nothing between.
 
     Arguments and errors are those of :class:`RetainedHessian`.
@@ -70,40 +81,40 @@ class FreshHessian:
 
     name = "fresh graph"
     product_cost = 3.0
-    error = 0.0
+    gradients_spent = 0.0
 
     def __init__(self, loss_fn: LossFunction, parameters: Iterable[Tensor]) -> None:
-        self.space = ParameterSpace(parameters)
-        self.gradients = 0.0
+        super().__init__(ParameterSpace(parameters))
         self._loss_fn = loss_fn
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        self.gradients += self.product_cost
+        self.gradients_spent += self.product_cost
         gradients = _gradient_graph(self._loss_fn, self.space.parameters)
         return _second_derivative(gradients, self.space, vector, retain=False)
 
-    def gradient(self) -> Tensor | None:
-        """Return None: no gradient is kept."""
-        return None
 
-
-class LinearizedHessian:
+class LinearizedHessian(CurvatureOperator):
     """Products by ``torch.func.linearize`` of the gradient, traced once and reused: forward over reverse.
 
     The fastest on some convolutional networks; its trace holds several times what a retained graph does.
     ``loss_fn`` needs no functional form: while it is traced, wherever an operation reads a parameter it is
     handed the traced value instead.
 
+    The gradient is traced by itself first, without operations in place: ``linearize`` folds what does not depend on
+    the vector into constants, and an operation in place would change these from product to product (torch 2.13, as with
+    ``binary_cross_entropy_with_logits``). The backward passes of some losses are written out in elementary operations,
+    because torch cannot differentiate them forward; for ``mse_loss`` it ends the interpreter in place of an error.
+
     Arguments and errors are those of :class:`RetainedHessian`.
     """
 
     name = "linearize"
     product_cost = 2.0
-    error = 0.0
+    gradients_spent = 0.0
 
     def __init__(self, loss_fn: LossFunction, parameters: Iterable[Tensor]) -> None:
-        self.space = ParameterSpace(parameters)
+        super().__init__(ParameterSpace(parameters))
         originals = self.space.parameters
 
         def loss(values: tuple[Tensor, ...]) -> Tensor:
@@ -111,13 +122,15 @@ class LinearizedHessian:
                 return evaluate(loss_fn)
 
         point = tuple(parameter.detach() for parameter in originals)
-        gradients, self._product = torch.func.linearize(torch.func.grad(loss), point)
-        self.gradients = 3.0
+        in_place_free = torch.func.functionalize(torch.func.grad(loss))
+        gradient = make_fx(in_place_free, decomposition_table=_WRITTEN_OUT)(point)
+        gradients, self._product = torch.func.linearize(gradient, point)
+        self.gradients_spent = 3.0
         self._flat = self.space.flatten(gradients)
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
-        self.gradients += self.product_cost
+        self.gradients_spent += self.product_cost
         with torch.no_grad():
             return self.space.flatten(self._product(tuple(self.space.unflatten(vector))))
 

@@ -80,6 +80,7 @@ def hessian_spectrum(
     Raises:
         ArgumentError: for a value that cannot work, or a loss that is not a scalar with a graph.
         ArithmeticError: if a product is not finite.
+        RankFailure: with ``average_ranks``, on all ranks but those that failed by themselves.
     """
     started = time.perf_counter()
     integer("top_k", top_k, at_least=0)
@@ -185,7 +186,7 @@ def operator_spectrum(
         density=density,
         dimension=counted.space.dimension,
         products=counted.products,
-        gradients=counted.gradients,
+        gradients_spent=counted.gradients_spent,
         seconds=meter.seconds,
         method=operator.name + relaxed.account(),
         converged=found.converged,

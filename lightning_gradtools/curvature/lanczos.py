@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lightning_gradtools.curvature.operator import CurvatureOperator
 
+_FIRST_ROWS = 16  # room for vectors at the start: one eigenvalue mostly converges within them
+
 
 @dataclass(frozen=True)
 class RitzPairs:
@@ -58,7 +60,8 @@ class Lanczos:
     Args:
         operator: symmetric.
         start: (n,) the first direction; zero draws one.
-        max_basis: vectors kept; when they are, a restart keeps the best.
+        max_basis: vectors kept; when they are, a restart keeps the best. Room for them grows as they come: 16 at first,
+            then twice as many each time, so that an iteration which ends early never holds the whole of it.
         which: ``"magnitude"`` or ``"algebraic"``: what is wanted, largest first.
         relaxed: makes the products, and estimates the norm of their errors; None takes them for exact.
         deflate: (q, n) orthonormal rows; the iteration runs on their orthogonal complement.
@@ -89,7 +92,7 @@ class Lanczos:
         self._relaxed, self._deflate = relaxed, deflate
         self.limit = space.dimension - (0 if deflate is None else len(deflate))
         rows = min(max_basis, self.limit)
-        self._basis = torch.empty(rows + 1, space.numel, dtype=space.dtype, device=storage or space.device)
+        self._basis = torch.empty(0, space.numel, dtype=space.dtype, device=storage or space.device)
         self._projected = torch.zeros(rows + 1, rows, dtype=torch.float64)  # G, and bᵀ as the row below it
         self._errors = torch.zeros(rows, dtype=torch.float64)  # norms, of each product
         self.size = self.products = 0
@@ -105,7 +108,7 @@ class Lanczos:
         return 32 * torch.finfo(self._basis.dtype).eps * self._scale
 
     def basis(self) -> Tensor:
-        """Return the basis as rows (m, n)."""
+        """Return the basis as rows (m, n), a view of the room that there is for it."""
         return self._basis[: self.size]
 
     def step(self) -> None:
@@ -114,7 +117,7 @@ class Lanczos:
             self._restart()
         space, column = self.operator.space, self.size
         vector = self._basis[column].to(space.device)
-        image, error = (self.operator(vector), 0.0) if self._relaxed is None else self._relaxed(vector)
+        image, error = (self.operator.matvec(vector), 0.0) if self._relaxed is None else self._relaxed(vector)
         self.products += 1
         self.size += 1
         if self._deflate is not None:
@@ -220,8 +223,17 @@ class Lanczos:
         self._errors[column] = max(float(self._errors[column]), apart)
 
     def _append(self, vector: Tensor, factor: float = 1.0) -> None:
+        if self.size == len(self._basis):
+            self._grow()
         row = self._basis[self.size]
         torch.mul(vector.to(row.device), factor, out=row)
+
+    def _grow(self) -> None:
+        """Double the room for vectors. The old room and the new exist together while one is copied to the other."""
+        held = self._basis
+        rows = min(max(2 * len(held), _FIRST_ROWS), len(self._projected))
+        self._basis = torch.empty(rows, held.shape[1], dtype=held.dtype, device=held.device)
+        self._basis[: len(held)] = held
 
     def _orthogonalize(self, image: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return an ``image`` (n,) of the last vector minus its projection on the basis, that (m,), and what is left.

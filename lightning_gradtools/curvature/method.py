@@ -1,6 +1,7 @@
 """Which way to multiply with a Hessian: what can work here, and of that what is fastest."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from lightning_gradtools.arguments import one_of
 from lightning_gradtools.curvature.composition import MeanOverBatches, MeanOverRanks
 from lightning_gradtools.curvature.finite_difference import Displacement, FiniteDifferenceHessian
 from lightning_gradtools.curvature.hessian import FreshHessian, LinearizedHessian, RetainedHessian
-from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, evaluate
-from lightning_gradtools.distributed import any_rank
+from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, WrappedOperator, evaluate
+from lightning_gradtools.curvature.parameter_space import ParameterSpace
+from lightning_gradtools.distributed import mean_over_ranks_of, on_all_ranks
+
+_T = TypeVar("_T")
 
 METHODS: dict[str, Callable[[LossFunction, Iterable[Tensor]], CurvatureOperator]] = {
     "retained": RetainedHessian,
@@ -36,18 +40,20 @@ def hessian_operator(
 
     Raises:
         ArgumentError: if ``method`` is unknown, or loss or parameters cannot work.
+        RankFailure: with ``average_ranks``, if another rank has no operator.
     """
     one_of("method", method, ["auto", *METHODS])
     losses, parameters = [loss_fn] if callable(loss_fn) else list(loss_fn), list(params)
-    operator: CurvatureOperator
-    if method == "auto":
-        operator = AutomaticHessian(losses, parameters, memory, average_ranks)
-    else:
-        operator = MeanOverBatches([METHODS[method](loss, parameters) for loss in losses])
-    return MeanOverRanks(operator) if average_ranks else operator
+
+    def local() -> CurvatureOperator:
+        if method == "auto":
+            return AutomaticHessian(losses, parameters, memory, average_ranks)
+        return MeanOverBatches([METHODS[method](loss, parameters) for loss in losses])
+
+    return MeanOverRanks(on_all_ranks(local, ParameterSpace(parameters).device)) if average_ranks else local()
 
 
-class AutomaticHessian:
+class AutomaticHessian(WrappedOperator):
     """A Hessian that finds out at its first product whether a second derivative exists.
 
     It keeps a gradient graph: by operation count a product costs 2 gradients there, as with central
@@ -58,7 +64,7 @@ class AutomaticHessian:
     (:class:`~lightning_gradtools.curvature.relaxation.RelaxedProducts`).
 
     It times nothing: a choice by the clock would make values depend on the load of the machine, and no timing would
-    change it. ``linearize`` would have to be traced first: that cost 28 to 1,500 gradients on four networks, and saved
+    change it. ``linearize`` would have to be traced first: that cost 36 to 1,900 gradients on three networks, and saved
     at most 0.3 a product, on one of them (the rows "linearize" of ``scripts/bench_curvature.py``), so that a
     spectrum of some 15 products never wins it back. A fresh graph needs nearly the memory of a retained one for
     half as much work again. Products on a retained graph cost 1.2 to 2.1 gradients there, central differences 2 and a
@@ -83,92 +89,90 @@ class AutomaticHessian:
         self._displacements: list[Displacement] | None = None
         self.reason = "a second derivative exists"
         self._parts: list[RetainedHessian] | list[FiniteDifferenceHessian] = []
-        self._operator: CurvatureOperator | None = None
-        if any(isinstance(parameter, DTensor) for parameter in params):
-            self._fall_back("parameters are sharded")
-        elif memory is not None:
-            needed = _GRAPH_GROWTH * sum(saved_bytes(loss) for loss in losses)
-            self._aside += len(losses) / 3
-            if self._any(needed > memory):
-                self._fall_back(f"a graph would hold about {needed / 2**20:.0f} MiB")
-        if self._operator is None:
-            self._attempt(lambda: None)
-        self.space = self._now.space
-
-    @property
-    def _now(self) -> CurvatureOperator:
-        if self._operator is None:
-            raise RuntimeError("no operator yet")
-        return self._operator
+        super().__init__(self._first(memory))
 
     @property
     def name(self) -> str:
-        """Return the name of what makes the products, and why that does."""
-        return f"{self._now.name} ({self.reason})"
+        """The name of what makes the products, and why that does."""
+        return f"{self._operator.name} ({self.reason})"
 
     @property
-    def product_cost(self) -> float:
-        """Return that of what makes the products."""
-        return self._now.product_cost
+    def gradients_spent(self) -> float:
+        """All gradients spent, those on differences and on a failed attempt too."""
+        return self._aside + self._operator.gradients_spent
 
-    @property
-    def gradients(self) -> float:
-        """Return all gradients spent, those on differences and on a failed attempt too."""
-        return self._aside + self._now.gradients
-
-    @property
-    def error(self) -> float:
-        """Return that of what makes the products."""
-        return self._now.error
-
-    def __call__(self, vector: Tensor) -> Tensor:
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector (n,)."""
         if self._tried:
-            return self._now(vector)
-        product = self._attempt(lambda: self._now(vector))
+            return self._operator.matvec(vector)
         self._tried = True
-        return self._now(vector) if product is None else product
-
-    def gradient(self) -> Tensor | None:
-        """Return the gradient."""
-        return self._now.gradient()
+        product, problem = self._attempt(lambda: self._operator.matvec(vector))
+        if product is not None:
+            return product
+        self._aside += self._operator.gradients_spent
+        self._operator = self._differences(problem)
+        return self._operator.matvec(vector)
 
     def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
         """Return the difference of two gradients, one of them at hand; None if the loss has kinks."""
         if self._displacements is None:
             smooth = all(part.is_smooth() for part in self._parts)
-            self._displacements = [] if self._any(not smooth) else [part.displacement() for part in self._parts]
-        here = self.gradient()
-        if not self._displacements or here is None:
+            self._displacements = [part.displacement() for part in self._parts] if smooth else []
+        if not self._displacements or (here := self.gradient()) is None:
             return None
         self._aside += len(self._displacements)
         there = [displacement.gradient(vector, step) for displacement in self._displacements]
         return (sum(there[1:], start=there[0]) / len(there) - here) / step
 
-    def _attempt(self, work: Callable[[], Tensor | None]) -> Tensor | None:
-        """Build the graph if there is none, and do ``work``; fall back if either fails on any rank."""
-        problem, product = "", None
-        try:
-            if self._operator is None:
-                self._parts = [RetainedHessian(loss, self._params) for loss in self._losses]
-                self._operator = MeanOverBatches(self._parts)
-            product = work()
-        except RuntimeError as error:  # of which torch.OutOfMemoryError and NotImplementedError are kinds
-            problem = str(error).strip().split("\n")[0]
-        if not self._any(bool(problem)):
-            return product
-        if self._operator is not None:
-            self._aside += self._operator.gradients
-        self._fall_back(f"no second derivative: {problem or 'on another rank'}")
-        return None
+    def _first(self, memory: int | None) -> CurvatureOperator:
+        """Return what makes the first product."""
+        if any(isinstance(parameter, DTensor) for parameter in self._params):
+            return self._differences("parameters are sharded")
+        if memory is not None:
+            needed: list[float] = []
 
-    def _fall_back(self, reason: str) -> None:
+            def too_large() -> bool:
+                needed.append(_GRAPH_GROWTH * sum(saved_bytes(loss) for loss in self._losses))
+                return needed[0] > memory
+
+            self._aside += len(self._losses) / 3
+            if self._anywhere(too_large):
+                return self._differences(f"a graph would hold about {needed[0] / 2**20:.0f} MiB")
+        graph, problem = self._attempt(self._graph)
+        return self._differences(problem) if graph is None else graph
+
+    def _graph(self) -> CurvatureOperator:
+        self._parts = [RetainedHessian(loss, self._params) for loss in self._losses]
+        return MeanOverBatches(self._parts)
+
+    def _differences(self, reason: str) -> CurvatureOperator:
         self.reason, self._tried = reason, True
         self._parts = [FiniteDifferenceHessian(loss, self._params) for loss in self._losses]
-        self._operator = MeanOverBatches(self._parts)
+        return MeanOverBatches(self._parts)
 
-    def _any(self, flag: bool) -> bool:
-        return bool(any_rank(torch.tensor(float(flag)))) if self._agree else flag
+    def _attempt(self, work: Callable[[], _T]) -> tuple[_T | None, str]:
+        """Return what ``work`` returns and nothing; or None and the reason, if it has none on any rank."""
+        found: list[_T] = []
+        problem = ""
+
+        def fails() -> bool:
+            nonlocal problem
+            try:
+                found.append(work())
+            except RuntimeError as error:  # of which torch.OutOfMemoryError and NotImplementedError are kinds
+                problem = str(error).strip().split("\n")[0] or type(error).__name__
+            return bool(problem)
+
+        if self._anywhere(fails):
+            return None, f"no second derivative: {problem or 'on another rank'}"
+        return found[0], ""
+
+    def _anywhere(self, test: Callable[[], bool]) -> bool:
+        """Say whether ``test`` holds on any of the ranks that must choose alike."""
+        if not self._agree:
+            return test()
+        zero = torch.zeros((), device=ParameterSpace(self._params).device)
+        return bool(mean_over_ranks_of(lambda: zero + test(), zero) > 0)
 
 
 def saved_bytes(loss_fn: LossFunction) -> int:

@@ -1,14 +1,18 @@
 """What every curvature operator offers: symmetric, and known only by its products with vectors."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature.parameter_space import ParameterSpace
+from lightning_gradtools.curvature.parameter_space import ParameterSpace, dense
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 LossFunction = Callable[[], Tensor]
 
@@ -19,56 +23,150 @@ _KINKED = re.compile(
 )
 
 
-class CurvatureOperator(Protocol):
-    """A symmetric linear operator on a parameter space.
+class CurvatureOperator(ABC):
+    """A symmetric linear operator on a parameter space: what it is, is in its products with vectors.
+
+    A subclass has ``matvec``, ``name``, ``product_cost`` and ``gradients_spent``; the rest has defaults.
+
+    Args:
+        space: the space it acts on.
 
     Attributes:
-        space: the space it acts on.
-        name: how results call it.
-        product_cost: gradients (one forward and backward) that a product costs, by operation count.
-        gradients: gradients spent so far, by operation count.
-        error: relative error of a product beyond rounding, as estimated so far; 0 for an exact one.
+        space: the same.
     """
 
-    @property
-    def space(self) -> ParameterSpace: ...  # noqa: D102
+    def __init__(self, space: ParameterSpace) -> None:
+        self.space = space
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    @abstractmethod
+    def name(self) -> str:
+        """How results call it."""
 
     @property
-    def product_cost(self) -> float: ...  # noqa: D102
+    @abstractmethod
+    def product_cost(self) -> float:
+        """Gradients (one forward and backward) that a product costs, by operation count."""
 
     @property
-    def gradients(self) -> float: ...  # noqa: D102
+    @abstractmethod
+    def gradients_spent(self) -> float:
+        """Gradients spent so far, by operation count."""
 
     @property
-    def error(self) -> float: ...  # noqa: D102
+    def error(self) -> float:
+        """Relative error of a product beyond rounding, as estimated so far; 0 for an exact one."""
+        return 0.0
 
-    def __call__(self, vector: Tensor) -> Tensor:
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, n), for the n entries that this rank has of a vector."""
+        return self.space.numel, self.space.numel
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of vectors."""
+        return self.space.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of vectors."""
+        return self.space.device
+
+    @abstractmethod
+    def matvec(self, vector: Tensor) -> Tensor:
         """Return the product with a vector, (n,) to (n,)."""
-        ...
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """Return the product with a vector (n,), or with each column of a matrix (n, k).
+
+        Raises:
+            ArgumentError: for another shape.
+        """
+        if vectors.ndim not in (1, 2) or len(vectors) != self.shape[1]:
+            raise ArgumentError(
+                f"operator @ tensor of shape {tuple(vectors.shape)}: must be ({self.shape[1]},) or ({self.shape[1]}, k)"
+            )
+        if vectors.ndim == 1:
+            return self.matvec(vectors)
+        products = torch.empty_like(vectors)
+        for column in range(vectors.shape[1]):
+            products[:, column] = self.matvec(vectors[:, column].contiguous())
+        return products
+
+    def as_scipy(self) -> "LinearOperator":
+        """Return it as a ``scipy.sparse.linalg.LinearOperator`` on arrays of ``dtype``, for SciPy's solvers.
+
+        Raises:
+            ImportError: without SciPy, which nothing else here needs.
+            ArgumentError: if parameters are sharded, of which SciPy would see a part.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        if self.space.sharded:
+            raise ArgumentError("as_scipy(): parameters must not be sharded")
+
+        def matvec(vector: Any) -> Any:
+            on_device = torch.as_tensor(vector, dtype=self.dtype, device=self.device)
+            return self.matvec(on_device.reshape(-1).contiguous()).cpu().numpy()
+
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec=matvec, rmatvec=matvec, dtype=dtype)
 
     def gradient(self) -> Tensor | None:
         """Return the loss's gradient (n,) if it costs at most one gradient, else None."""
-        ...
+        return None
 
-
-@runtime_checkable
-class Differentiable(Protocol):
-    """A curvature operator that may also have products for one gradient, less exact."""
-
-    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:  # noqa: ARG002
         """Return ``(g(w + step v) - g(w)) / step`` (n,) for a ``vector`` v (n,), or None if that is not to be had.
 
-        The answer, whether there is one, is the same on all ranks.
+        It costs one gradient, and is less exact than a product.
         """
-        ...
+        return None
 
 
-def one_sided(operator: CurvatureOperator, vector: Tensor, step: float) -> Tensor | None:
-    """Return the one-sided difference of gradients along ``vector`` (n,) that ``operator`` has, or None."""
-    return operator.one_sided(vector, step) if isinstance(operator, Differentiable) else None
+class WrappedOperator(CurvatureOperator):
+    """An operator made of another one, and like it in all that a subclass does not change.
+
+    Args:
+        operator: the other one.
+    """
+
+    def __init__(self, operator: CurvatureOperator) -> None:
+        super().__init__(operator.space)
+        self._operator = operator
+
+    @property
+    def name(self) -> str:
+        """That of the other."""
+        return self._operator.name
+
+    @property
+    def product_cost(self) -> float:
+        """That of the other."""
+        return self._operator.product_cost
+
+    @property
+    def gradients_spent(self) -> float:
+        """What the other spent."""
+        return self._operator.gradients_spent
+
+    @property
+    def error(self) -> float:
+        """That of the other."""
+        return self._operator.error
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return the product with a vector (n,)."""
+        return self._operator.matvec(vector)
+
+    def gradient(self) -> Tensor | None:
+        """Return the gradient (n,), if the other has it."""
+        return self._operator.gradient()
+
+    def one_sided(self, vector: Tensor, step: float) -> Tensor | None:
+        """Return the one-sided difference (n,), if the other has it."""
+        return self._operator.one_sided(vector, step)
 
 
 def evaluate(loss_fn: LossFunction) -> Tensor:
@@ -88,7 +186,7 @@ def evaluate(loss_fn: LossFunction) -> Tensor:
 def differentiate(
     output: Tensor, parameters: Sequence[Tensor], along: Tensor | None = None, *, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of ``output`` (its product with ``along``); zeros where it does not depend on one.
+    """Return the gradients of ``output`` (its product with ``along``), dense; zeros where it does not depend on one.
 
     Raises:
         RuntimeError: under reentrant activation checkpointing, where ``torch.autograd.grad`` takes every
@@ -98,7 +196,7 @@ def differentiate(
     if any(gradient is None for gradient in found) and _is_reentrant(output):
         raise RuntimeError("reentrant activation checkpointing has gradients in backward() only")
     pairs = zip(found, parameters, strict=True)
-    return tuple(torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs)
+    return tuple(torch.zeros_like(p) if gradient is None else dense(gradient) for gradient, p in pairs)
 
 
 def is_smooth(outputs: Sequence[Tensor]) -> bool:

@@ -62,10 +62,10 @@ class ParameterSpace:
             start += size
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return tensors shaped as the parameters, such as gradients, as one vector (n,)."""
+        """Return tensors shaped as the parameters, such as gradients, sparse or dense, as one vector (n,)."""
         if self._uniform:
-            return torch.cat([tensor.reshape(-1) for tensor in tensors]).detach().to(self.device, self.dtype)
-        parts = [_local(tensor).detach().reshape(-1).to(self.device, self.dtype) for tensor in tensors]
+            return torch.cat([dense(tensor).reshape(-1) for tensor in tensors]).detach().to(self.device, self.dtype)
+        parts = [dense(_local(tensor)).detach().reshape(-1).to(self.device, self.dtype) for tensor in tensors]
         return torch.cat(parts)
 
     def unflatten(self, vector: Tensor) -> list[Tensor]:
@@ -114,6 +114,11 @@ class ParameterSpace:
                 part = torch.randn(size, generator=draw, dtype=self.dtype)
             parts.append(part.to(self.device))
         return torch.cat(parts)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """Return a gradient that may be sparse, as that of ``nn.Embedding(sparse=True)`` is, as a dense tensor."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def estimate_trace(
     basis = lanczos.basis()
     while not lanczos.exhausted and operator.products < products and meter.affords_product():
         probe = lanczos.complement(operator.space.random(generator, signs=True), basis)
-        probes.append(float(operator.space.dots(probe[None], operator(probe))[0]))
+        probes.append(float(operator.space.dots(probe[None], operator.matvec(probe))[0]))
     by_chance = 0.0 if lanczos.exhausted else _standard_error(probes)
     return Trace(inside + _mean(probes), math.hypot(by_chance, lanczos.noise))
 

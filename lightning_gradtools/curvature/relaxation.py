@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.curvature.budget import Meter
-from lightning_gradtools.curvature.operator import CurvatureOperator, one_sided
+from lightning_gradtools.curvature.operator import CurvatureOperator
 
 _EXACT = 3  # products before the first difference: they hold most of the largest eigenvectors
 # By how much a step moves the gradient, in units of √eps of its length. On 40 networks for digits (tanh, GELU, SiLU,
@@ -51,10 +51,10 @@ class RelaxedProducts:
 
     def __call__(self, vector: Tensor) -> tuple[Tensor, float]:
         """Return the product with a unit vector (n,), and an estimate of the norm of its error beyond rounding."""
-        if self._step and (product := one_sided(self._operator, vector, self._step)) is not None:
+        if self._step and (product := self._operator.one_sided(vector, self._step)) is not None:
             self.differences += 1
             return product, self._error
-        product = self._operator(vector)
+        product = self._operator.matvec(vector)
         self._exact += 1
         if self._exact == _EXACT and self._rtol >= 2 * self._unit and self._meter.affords_product():
             self._calibrate(vector, product)
@@ -71,7 +71,7 @@ class RelaxedProducts:
         if gradient is None or not size > 0:
             return
         step = _MOVED * self._unit * space.norm(gradient) / size
-        if not step > 0 or (rough := one_sided(self._operator, vector, step)) is None:
+        if not step > 0 or (rough := self._operator.one_sided(vector, step)) is None:
             return
         error = space.norm(rough - product)
         if error <= _ALLOWED * self._rtol * size:

@@ -70,7 +70,7 @@ class Spectrum:
         density: None unless asked for.
         dimension: number of parameters.
         products: operator-vector products spent.
-        gradients: the same in gradients (one forward and backward), by operation count.
+        gradients_spent: the same in gradients (one forward and backward), by operation count.
         seconds: wall-clock time.
         method: the operator that made the products, why it was chosen, and how many were differences of gradients.
         converged: whether each eigenvalue is within the tolerance asked for, by the error that its residual and
@@ -87,7 +87,7 @@ class Spectrum:
     density: Density | None
     dimension: int
     products: int
-    gradients: float
+    gradients_spent: float
     seconds: float
     method: str
     converged: bool

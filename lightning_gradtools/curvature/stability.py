@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,18 @@ def stability_bound(optimizer: Optimizer) -> StabilityBound | None:
     Methods at the Edge of Stability").
 
     Dampening scales the steps, and so the bound, like a smaller learning rate.
+
+    It is known for exactly the classes SGD, Adam and AdamW. Others have the same settings and another step: Muon
+    Nesterov momentum, RAdam, NAdam and schedule-free Adam ``betas``; so may their subclasses.
     """
+    kind = type(optimizer)
+    if kind not in (SGD, Adam, AdamW):
+        return None
     group = max(optimizer.param_groups, key=lambda group: float(group["lr"]))
     rate = float(group["lr"])
-    if "betas" in group and "eps" in group:
-        beta = float(group["betas"][0])
-        return StabilityBound(rate, (2 + 2 * beta) / (1 - beta), True)
-    if "momentum" in group and "nesterov" in group:
+    if kind is SGD:
         beta = float(group["momentum"])
         bound = (2 + 2 * beta) / (1 + 2 * beta if group["nesterov"] else 1)
-        return StabilityBound(rate, bound / (1 - float(group.get("dampening", 0.0))) if beta else 2.0, False)
-    return None
+        return StabilityBound(rate, bound / (1 - float(group["dampening"])) if beta else 2.0, False)
+    beta = float(group["betas"][0])
+    return StabilityBound(rate, (2 + 2 * beta) / (1 - beta), True)

@@ -66,7 +66,7 @@ def test_every_value_is_within_its_bound_of_an_eigenvalue_converged_or_not(value
     exact = torch.linalg.eigvalsh(matrix)
     distance = (found.eigenvalues[:, None] - exact).abs().min(dim=1).values
     assert (distance <= found.bounds).all()
-    assert found.gradients <= gradients
+    assert found.gradients_spent <= gradients
     if len(found.eigenvalues):
         x = found.eigenvectors
         torch.testing.assert_close(x @ x.T, torch.eye(len(x), dtype=x.dtype), rtol=0, atol=1e-10)
@@ -146,7 +146,7 @@ def test_a_budget_returns_the_best_found_and_says_that_it_is_not_done():
     found = hessian_spectrum(loss, net.parameters(), rtol=1e-10, budget=15, generator=generator())
     assert not found.converged
     assert found.products == 7  # one gradient, and seven products of two
-    assert found.gradients == 15
+    assert found.gradients_spent == 15
     assert len(found.eigenvalues) == 5
     timed = hessian_spectrum(loss, net.parameters(), budget=Budget(seconds=1e-9), generator=generator())
     assert timed.products == 0

@@ -3,18 +3,68 @@
 import pytest
 import torch
 from quadratics import dense_hessian, network
+from scipy.sparse.linalg import eigsh
 from torch import nn
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.curvature import FiniteDifferenceHessian, FreshHessian, LinearizedHessian, RetainedHessian
-from lightning_gradtools.curvature.composition import MeanOverBatches, Preconditioned, adam_preconditioner
+from lightning_gradtools.curvature import (
+    Budget,
+    FiniteDifferenceHessian,
+    FreshHessian,
+    LinearizedHessian,
+    RetainedHessian,
+)
+from lightning_gradtools.curvature.budget import Meter
+from lightning_gradtools.curvature.composition import (
+    CountedProducts,
+    MeanOverBatches,
+    Preconditioned,
+    adam_preconditioner,
+)
 from lightning_gradtools.curvature.gauss_newton import GaussNewton
+from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
+from lightning_gradtools.curvature.method import AutomaticHessian
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 
 def columns(operator):
     identity = torch.eye(operator.space.numel, dtype=operator.space.dtype)
-    return torch.stack([operator(row) for row in identity])
+    return torch.stack([operator.matvec(row) for row in identity])
+
+
+def test_an_operator_is_a_symmetric_matrix_to_torch_and_to_scipy():
+    loss, net = network()
+    exact = dense_hessian(loss, list(net.parameters()))
+    diagonal = 1 + torch.rand(72, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    retained = RetainedHessian(loss, net.parameters())
+    preconditioned = exact / diagonal.sqrt() / diagonal.sqrt()[:, None]
+    vectors = torch.randn(72, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for operator, matrix in (
+        (retained, exact),
+        (MeanOverBatches([retained, retained]), exact),
+        (CountedProducts(retained), exact),
+        (Preconditioned(retained, diagonal), preconditioned),
+        (AutomaticHessian([loss], list(net.parameters())), exact),
+    ):
+        assert operator.shape == (72, 72)
+        assert operator.dtype == torch.float64
+        assert operator.device.type == "cpu"
+        torch.testing.assert_close(operator @ vectors, matrix @ vectors, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(operator @ vectors[:, 0], matrix @ vectors[:, 0], rtol=1e-10, atol=1e-12)
+        assert (operator @ vectors[:, :0]).shape == (72, 0)
+        largest = eigsh(operator.as_scipy(), k=3, which="LA", return_eigenvectors=False)
+        torch.testing.assert_close(torch.from_numpy(largest), torch.linalg.eigvalsh(matrix)[-3:])
+        for wrong in (vectors.T, vectors[:-1], vectors[None], vectors[0, 0]):
+            with pytest.raises(ArgumentError, match=r"must be \(72,\) or \(72, k\)"):
+                operator @ wrong
+
+
+def test_scipy_keeps_the_precision_of_the_parameters():
+    loss, net = network(torch.float32)
+    operator = RetainedHessian(loss, net.parameters()).as_scipy()
+    assert operator.dtype == "float32"
+    assert (operator @ torch.ones(72, 2).numpy()).dtype == "float32"
+    assert operator.shape == (72, 72)
 
 
 @pytest.mark.parametrize("kind", [RetainedHessian, FreshHessian])
@@ -44,13 +94,13 @@ def test_finite_differences_find_their_step_in_every_direction(dtype, tolerance,
     operator = FiniteDifferenceHessian(loss, net.parameters(), richardson=richardson)
     for i in (0, -1, -2, 20):
         direction = 3 * vectors[:, i].to(dtype)
-        error = (operator(direction).double() - 3 * values[i] * vectors[:, i]).norm()
+        error = ((operator @ direction).double() - 3 * values[i] * vectors[:, i]).norm()
         # of the product, where there is one that rounding does not drown
         assert error <= 3 * tolerance * max(abs(values[i]), 0.01 * values[-1])
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in net.parameters())
     assert 0 <= operator.error < tolerance
-    assert operator(torch.zeros(operator.space.numel, dtype=dtype)).norm() == 0
+    assert operator.matvec(torch.zeros(operator.space.numel, dtype=dtype)).norm() == 0
 
 
 def test_finite_differences_restore_parameters_when_the_loss_fails():
@@ -66,7 +116,7 @@ def test_finite_differences_restore_parameters_when_the_loss_fails():
 
     operator = FiniteDifferenceHessian(failing, net.parameters())
     with pytest.raises(KeyboardInterrupt):
-        operator(torch.ones(operator.space.numel, dtype=torch.float64))
+        operator.matvec(torch.ones(operator.space.numel, dtype=torch.float64))
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
@@ -123,12 +173,81 @@ def test_the_preconditioned_hessian_has_the_eigenvalues_of_adams_step(optimizer_
     torch.testing.assert_close(torch.linalg.eigvalsh(matrix), expected)
 
 
+def test_what_adam_does_not_move_has_no_curvature_in_its_metric():
+    """A parameter that never had a gradient has no second moments, and takes no step; neither do strangers."""
+    loss, net = network()
+    unused, stranger = nn.Parameter(torch.ones(4).double()), nn.Parameter(torch.ones(2).double())
+    parameters = [net[0].weight, unused, net[0].bias, stranger, net[2].weight]
+    optimizer = torch.optim.Adam([p for p in parameters if p is not stranger], lr=1e-2, eps=1e-3)
+    loss().backward()
+    optimizer.step()
+    before = [parameter.clone() for parameter in parameters]
+    loss().backward()
+    optimizer.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, parameters, strict=True)]
+    assert moved == [True, False, True, False, True]
+
+    def whole():
+        return loss() + (unused.square().sum() + stranger.sum() ** 4) * net[0].bias.sum()
+
+    operator = RetainedHessian(whole, parameters)
+    diagonal = adam_preconditioner(operator.space, optimizer)
+    assert diagonal.isinf().tolist() == [
+        bool(is_still) for p, is_still in zip(parameters, [0, 1, 0, 1, 0], strict=True) for _ in range(p.numel())
+    ]
+    metric = Preconditioned(operator, diagonal)
+    moves = torch.isfinite(diagonal)
+    root = diagonal[moves].rsqrt()
+    block = dense_hessian(whole, parameters)[moves][:, moves] * root * root[:, None]
+    matrix = columns(metric)
+    torch.testing.assert_close(matrix[moves][:, moves], block, rtol=1e-10, atol=1e-12)
+    assert matrix[~moves].norm() == matrix[:, ~moves].norm() == 0
+    assert metric.gradient()[~moves].norm() == 0
+    found = operator_spectrum(
+        metric, top_k=2, rtol=1e-8, meter=Meter(metric, Budget(), 0.0, shared=False), generator=torch.Generator()
+    )
+    expected = torch.linalg.eigvalsh(block)
+    torch.testing.assert_close(found.eigenvalues, expected[expected.abs().argsort(descending=True)][:2])
+
+
+def test_a_metric_is_positive():
+    loss, net = network()
+    operator = RetainedHessian(loss, net.parameters())
+    for wrong in (0.0, -1.0, torch.nan):
+        diagonal = torch.ones(72, dtype=torch.float64)
+        diagonal[3] = wrong
+        with pytest.raises(ArgumentError, match="diagonal: must be positive"):
+            Preconditioned(operator, diagonal)
+
+
 def test_frozen_and_tied_parameters():
     loss, net = network()
     net[0].bias.requires_grad_(False)
     operator = RetainedHessian(loss, [*net.parameters(), net[0].weight])
     kept = [net[0].weight, net[2].weight]
     torch.testing.assert_close(columns(operator), dense_hessian(loss, kept), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [RetainedHessian, FreshHessian, FiniteDifferenceHessian])
+def test_sparse_gradients_have_the_hessian_of_dense_ones(kind):
+    ids = torch.tensor([0, 1, 2, 1, 1, 3])  # of five: one is not seen, one several times
+
+    def model(sparse):
+        torch.manual_seed(0)
+        embedding, linear = nn.Embedding(5, 3, sparse=sparse).double(), nn.Linear(3, 1).double()
+        return lambda: torch.tanh(linear(embedding(ids))).square().mean(), [embedding.weight, *linear.parameters()]
+
+    expected = dense_hessian(*model(sparse=False))
+    loss, parameters = model(sparse=True)
+    operator = kind(loss, parameters)
+    loss().backward()
+    assert parameters[0].grad.is_sparse
+    vectors = torch.randn(len(expected), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(operator @ vectors, expected @ vectors, rtol=1e-6, atol=1e-6)
+    loss, parameters = model(sparse=False)
+    expected = torch.cat([gradient.reshape(-1) for gradient in torch.autograd.grad(loss(), parameters)])
+    if kind is not FreshHessian:
+        torch.testing.assert_close(operator.gradient(), expected)
 
 
 def test_parameters_that_the_loss_is_linear_in_or_does_not_see_and_parameters_of_two_kinds():

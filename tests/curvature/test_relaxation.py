@@ -14,7 +14,7 @@ from lightning_gradtools.curvature.composition import Preconditioned
 from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
 from lightning_gradtools.curvature.lanczos import Lanczos
 from lightning_gradtools.curvature.method import AutomaticHessian
-from lightning_gradtools.curvature.operator import is_smooth
+from lightning_gradtools.curvature.operator import WrappedOperator, is_smooth
 
 
 def generator(seed=0):
@@ -69,7 +69,7 @@ def test_values_of_a_smooth_network_cost_fewer_gradients_and_keep_their_bounds(a
             x = found.eigenvectors.double()
             residuals = (x @ matrix - found.eigenvalues[:, None] * x).norm(dim=1)
             assert (residuals <= found.residuals + 1e-5 * values.abs().max()).all()
-            cost[method] += found.gradients
+            cost[method] += found.gradients_spent
         assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
         assert all(parameter.grad is None for parameter in net.parameters())
     assert cost["auto"] < 0.85 * cost["retained"]
@@ -123,29 +123,17 @@ def test_what_a_compiled_graph_does_cannot_be_known():
     assert not is_smooth([torch.compile(net, backend="aot_eager")(torch.ones(3, 64)).sum()])
 
 
-class Misled:
+class Misled(WrappedOperator):
     """Differences that are right at first, and then are not those of a symmetric operator."""
 
-    name, product_cost, error = "misled", 2.0, 0.0
-
     def __init__(self, operator, wrong):
-        self._operator, self._wrong, self.space = operator, wrong, operator.space
-        self.differences = 0
-
-    @property
-    def gradients(self):
-        return self._operator.gradients
-
-    def __call__(self, vector):
-        return self._operator(vector)
-
-    def gradient(self):
-        return self._operator.gradient()
+        super().__init__(operator)
+        self.wrong, self.differences = wrong, 0
 
     def one_sided(self, vector, step):
         self.differences += 1
-        product, by_itself = self._operator(vector), torch.randn(len(vector), generator=generator(self.differences))
-        size = 1e-9 if self.differences == 1 else self._wrong
+        product, by_itself = self.matvec(vector), torch.randn(len(vector), generator=generator(self.differences))
+        size = 1e-9 if self.differences == 1 else self.wrong
         return product + size * product.norm() * by_itself.double() / by_itself.norm()
 
 
@@ -183,7 +171,7 @@ def test_exact_products_correct_relaxed_ones():
 
     def relaxed(vector):
         made.append(vector)
-        product = operator(vector)
+        product = operator.matvec(vector)
         if len(made) <= 4:
             return product, 0.0
         return product + 0.1 * lanczos.basis()[:4].sum(0), 1e-3
@@ -205,7 +193,7 @@ def test_errors_are_not_forgotten_where_the_basis_restarts():
 
     def relaxed(vector):
         error = torch.randn(400, generator=draw, dtype=torch.float64)
-        return operator(vector) + 0.01 * error / error.norm(), 0.01
+        return operator.matvec(vector) + 0.01 * error / error.norm(), 0.01
 
     lanczos = Lanczos(operator, torch.ones(400, dtype=torch.float64), max_basis=12, relaxed=relaxed)
     for _ in range(40):
@@ -223,7 +211,7 @@ def test_an_error_estimate_is_at_least_what_is_seen_of_errors_in_the_basis():
     start = torch.linalg.eigh(matrix).eigenvectors[:, -1] + 0.1
     noise = torch.randn(50, 50, generator=generator(), dtype=torch.float64) / 50**0.5
     operator = RetainedHessian(loss, parameters)
-    lanczos = Lanczos(operator, start, max_basis=20, relaxed=lambda v: (operator(v) + noise @ v, 1e-12))
+    lanczos = Lanczos(operator, start, max_basis=20, relaxed=lambda v: (operator.matvec(v) + noise @ v, 1e-12))
     for _ in range(12):
         lanczos.step()
     pairs = lanczos.ritz_pairs()
@@ -233,7 +221,7 @@ def test_an_error_estimate_is_at_least_what_is_seen_of_errors_in_the_basis():
 def test_a_tolerance_that_rounding_does_not_allow_tries_no_difference():
     loss, net = network(torch.float32)
     found = hessian_spectrum(loss, net.parameters(), rtol=1e-4, generator=generator())
-    assert found.gradients == 1 + 2 * found.products
+    assert found.gradients_spent == 1 + 2 * found.products
 
 
 def test_near_a_minimum_products_stay_exact():
@@ -251,4 +239,4 @@ def test_near_a_minimum_products_stay_exact():
     assert float(loss().detach()) < 1e-3
     found = hessian_spectrum(loss, net.parameters(), generator=generator())
     assert "one-sided" not in found.method
-    assert found.gradients == 1 + 2 * (found.products - 1) + 1  # the one that showed it
+    assert found.gradients_spent == 1 + 2 * (found.products - 1) + 1  # the one that showed it

@@ -1,4 +1,4 @@
-"""Spectra that tests/curvature/test_two_ranks.py compares between one process and two."""
+"""Spectra that tests/curvature compares between one process and two, and ranks that fail alone."""
 
 import warnings
 from typing import Any
@@ -11,8 +11,15 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import HessianSpectrum
-from lightning_gradtools.curvature import hessian_spectrum
+from lightning_gradtools.curvature import Budget, hessian_spectrum
+from lightning_gradtools.curvature.budget import Meter
+from lightning_gradtools.curvature.composition import MeanOverRanks
+from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
+from lightning_gradtools.curvature.method import hessian_operator
+from lightning_gradtools.curvature.operator import CurvatureOperator, WrappedOperator
+from lightning_gradtools.distributed import RankFailure, mean_over_ranks, mean_over_ranks_of, on_all_ranks
 
 
 def smooth_net() -> nn.Sequential:
@@ -75,6 +82,120 @@ def two_ranks() -> dict[str, Any]:
                 module_type, smooth_net, data, watched=watched, strategy=make(), **shared
             )
     return found
+
+
+class FullError(RuntimeError):
+    """What a rank raises whose memory is full."""
+
+
+def failing(at: int, error: type[BaseException], failing_rank: int, loss: Any) -> Any:
+    """Return ``loss``, which raises at its call number ``at`` (from 1) on one rank."""
+    calls = 0
+
+    def guarded() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == at and dist.get_rank() == failing_rank:
+            raise error("memory is full")
+        return loss()
+
+    return guarded
+
+
+class FailsAt(WrappedOperator):
+    """Products of another operator, which raise at one of them on one rank."""
+
+    def __init__(self, operator: CurvatureOperator, at: int, error: type[BaseException], failing_rank: int) -> None:
+        super().__init__(operator)
+        self.at, self.failure, self.failing_rank, self.made = at, error, failing_rank, 0
+
+    def matvec(self, vector: torch.Tensor) -> torch.Tensor:
+        self.made += 1
+        if self.made == self.at and dist.get_rank() == self.failing_rank:
+            raise self.failure("memory is full")
+        return super().matvec(vector)
+
+
+def ending(work: Any) -> Any:
+    """Return what ``work()`` raised, whether a rank was interrupted, and whether ranks can still work together."""
+    raised, interrupted = None, None
+    try:
+        work()
+    except (FullError, ArgumentError, RankFailure, KeyboardInterrupt) as error:
+        raised, interrupted = f"{type(error).__name__}: {error}", getattr(error, "interrupted", None)
+    # of another size than any message above: a rank that is one reduction behind would fail here
+    after = mean_over_ranks(torch.full((7,), float(dist.get_rank())))
+    return raised, interrupted, after.tolist()
+
+
+def failing_alone() -> dict[str, Any]:
+    """Fail on one rank in every place that ranks work on alone, and tell how this rank ended."""
+    data = local_data()[0]
+    x, y = data[0].double(), data[1].double()
+    torch.manual_seed(0)
+    net = smooth_net().double()
+    parameters = list(net.parameters())
+
+    def loss() -> torch.Tensor:
+        return (net(x) - y).square().mean()
+
+    def solve(loss_fn: Any, **options: Any) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return lambda: hessian_spectrum(loss_fn, parameters, average_ranks=True, generator=generator, **options)
+
+    def products(method: str, at: int, error: type[BaseException], rank: int) -> Any:
+        generator = torch.Generator().manual_seed(0)
+
+        def work() -> None:
+            operator = MeanOverRanks(FailsAt(hessian_operator(loss, parameters, method=method), at, error, rank))
+            meter = Meter(operator, Budget(), 0.0, shared=True)
+            operator_spectrum(operator, top_k=3, rtol=1e-6, meter=meter, generator=generator)
+
+        return work
+
+    found = {}
+    for rank in (0, 1):
+        for method in ("retained", "finite_difference"):
+            for at in (1, 4):
+                found[f"product {at}, {method}, rank {rank}"] = ending(products(method, at, FullError, rank))
+        found[f"interrupted product, rank {rank}"] = ending(products("retained", 3, KeyboardInterrupt, rank))
+        # among these: the graph that is kept, the gradient that an iteration starts from, and gradients of differences
+        for method, at in (
+            *(("retained", 1), ("linearize", 1), ("fresh", 1), ("fresh", 3)),
+            *(("finite_difference", 1), ("finite_difference", 2), ("finite_difference", 9)),
+        ):
+            found[f"loss {at}, {method}, rank {rank}"] = ending(
+                solve(failing(at, FullError, rank, loss), method=method, budget=Budget(gradients=60, seconds=60))
+            )
+        # as AutomaticHessian takes a RuntimeError for a reason to do without a second derivative: not one of those
+        for at, memory in ((1, None), (2, None), (1, 1), (2, 1), (2, 10**9)):
+            found[f"loss {at}, auto with memory {memory}, rank {rank}"] = ending(
+                solve(failing(at, ArgumentError, rank, loss), memory=memory, rtol=1e-3)
+            )
+        found[f"interrupted difference, rank {rank}"] = ending(solve(failing(3, KeyboardInterrupt, rank, loss)))
+    found["both"] = ending(products("retained", 2, FullError, dist.get_rank()))
+    found["wrong shape"] = ending_of_wrong_shape()
+    return found
+
+
+def ending_of_wrong_shape() -> Any:
+    try:
+        mean_over_ranks_of(lambda: torch.zeros(3 + dist.get_rank()), torch.zeros(3))
+    except (ValueError, RankFailure) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def together() -> dict[str, Any]:
+    """Return what ranks that do not fail get."""
+    rank = dist.get_rank()
+    values = torch.randn(5, 3, generator=torch.Generator().manual_seed(rank))
+    mean = mean_over_ranks_of(lambda: values, torch.zeros(5, 3))
+    return {
+        "mean": mean,
+        "plain mean": mean_over_ranks(values),
+        "own": on_all_ranks(lambda: f"rank {rank}", torch.device("cpu")),
+    }
 
 
 def one_process() -> dict[str, Any]:

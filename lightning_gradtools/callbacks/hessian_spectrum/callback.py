@@ -308,7 +308,7 @@ class HessianSpectrum(Observer):
             if sharpness is not None:
                 values["curvature/sharpness_times_lr"] = sharpness * bound.learning_rate
                 values["curvature/stability"] = sharpness * bound.learning_rate / bound.bound
-        values["curvature/gradients"] = operator.gradients
+        values["curvature/gradients"] = operator.gradients_spent
         del operator  # and its graph
         if self.per_layer:
             values |= self._per_layer(pl_module, losses, several and not sharded, several, generator)

@@ -1,0 +1,68 @@
+"""Bounds of learning rate × sharpness against the iteration itself on a quadratic, and only where they are known."""
+
+import pytest
+import torch
+
+from lightning_gradtools.curvature.stability import stability_bound
+
+
+def diverges(optimizer, weight, curvature):
+    """Run it on ½ λ w² and tell whether w grows."""
+    with torch.no_grad():
+        weight.fill_(1.0)
+    for _ in range(3000):
+        weight.grad = curvature * weight.detach()
+        optimizer.step()
+        if weight.detach().abs() > 1e6:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"momentum": 0.9}, {"momentum": 0.5, "nesterov": True}, {"momentum": 0.8, "dampening": 0.5}]
+)
+def test_gradient_descent_is_stable_below_its_bound_and_not_above(settings):
+    for share, expected in ((0.97, False), (1.03, True)):
+        weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        optimizer = torch.optim.SGD([weight], lr=0.1, **settings)
+        bound = stability_bound(optimizer)
+        assert bound.learning_rate == 0.1
+        assert not bound.preconditioned
+        assert diverges(optimizer, weight, share * bound.bound / 0.1) == expected
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_has_the_bound_of_its_first_moment(kind):
+    weight = torch.nn.Parameter(torch.ones(1))
+    bound = stability_bound(kind([{"params": [weight], "lr": 0.1}], lr=0.3, betas=(0.8, 0.99)))
+    assert bound.bound == pytest.approx((2 + 1.6) / 0.2)
+    assert bound.learning_rate == 0.1
+    assert bound.preconditioned
+
+
+class AdamWithAnotherStep(torch.optim.Adam):
+    def step(self, closure=None):
+        return None
+
+
+class Nothing(torch.optim.SGD):
+    def step(self, closure=None):
+        return None
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        AdamWithAnotherStep,
+        Nothing,
+        torch.optim.RAdam,
+        torch.optim.NAdam,
+        torch.optim.Adamax,
+        torch.optim.SparseAdam,
+        torch.optim.Adagrad,
+        torch.optim.RMSprop,
+        torch.optim.Muon,
+    ],
+)
+def test_an_optimizer_with_another_step_has_no_known_bound(kind):
+    assert stability_bound(kind([torch.nn.Parameter(torch.ones(2, 2))], lr=0.1)) is None
