@@ -81,6 +81,17 @@ class Writer(Callback):
         trainer.callback_metrics["suite_writer/value"] = torch.tensor(0.0)
 
 
+class Logger(Callback):
+    """Reads the clock and logs a number each step: what a test that fakes the one or inspects the other notices."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        for logger in trainer.loggers:
+            logger.log_metrics({"suite_logger/seconds": now}, step=trainer.global_step)
+
+
 def _monitor() -> list[Callback]:
     from lightning_gradtools.callbacks import GradientMonitor
 
@@ -115,6 +126,7 @@ INJECTIONS: dict[str, Callable[[], list[Callback]]] = {
     "none": list,
     "noop": lambda: [NoOp()],
     "writer": lambda: [Writer()],
+    "logger": lambda: [Logger()],
     "monitor": _monitor,
     "detector": _detector,
     "clipping": _clipping,
@@ -274,10 +286,10 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # type: ignore[attr-defined, no-any-return]
 
 
-def raised_in(error: BaseException | None) -> str:
-    """Return file and line of the innermost frame of ``error``."""
+def raised_in(error: BaseException | None) -> tuple[str, str]:
+    """Return the file of the innermost frame of ``error``, and its line of code."""
     frames = traceback.extract_tb(error.__traceback__) if error is not None else []
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return (frames[-1].filename, frames[-1].line or "") if frames else ("", "")
 
 
 class Suite:
@@ -323,7 +335,8 @@ class Suite:
         def warn_and_note(message: Any, category: Any = None, stacklevel: int = 1, *args: Any, **kwargs: Any) -> None:
             text = str(message)
             if self.now is not None and any(phrase in text for phrase in PHRASES):
-                self.now["disabled"].append({"text": text, "raised_in": raised_in(sys.exc_info()[1])})
+                file, code = raised_in(sys.exc_info()[1])
+                self.now["disabled"].append({"text": text, "file": file, "code": code})
             warn(message, category, stacklevel + 1, *args, **kwargs)
 
         _CallbackConnector.on_trainer_init = on_trainer_init  # type: ignore[method-assign, assignment]

@@ -11,15 +11,15 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "lightning_suite.py"
 
 TESTS = """
-import itertools
 import warnings
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers.logger import DummyLogger
 
 def fit(tmp_path, model, **settings):
-    trainer = Trainer(max_steps=2, default_root_dir=tmp_path, accelerator="cpu", logger=False, **settings)
+    trainer = Trainer(max_steps=2, default_root_dir=tmp_path, accelerator="cpu", **{"logger": False, **settings})
     trainer.fit(model)
     return trainer
 
@@ -31,11 +31,20 @@ class Failing(BoringModel): pass
 class FailingByItself(BoringModel):
     def of_the_test(self):
         raise RuntimeError("on purpose")
+class FailingInItsStep(BoringModel):
+    def of_the_test(self):
+        return next({})
 class Refused(BoringModel): pass
 class Killing(BoringModel): pass
 class Raising(BoringModel): pass
 
-@pytest.mark.parametrize("kind", [Quiet, Touched, Hooked, Failing, FailingByItself, Refused, Killing, Raising])
+class Log(DummyLogger):
+    def log_metrics(self, metrics, step):
+        raise AssertionError("nothing is to be logged")
+
+KINDS = [Quiet, Touched, Hooked, Failing, FailingByItself, FailingInItsStep, Refused, Killing, Raising]
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_fit(tmp_path, kind):
     fit(tmp_path, kind())
 
@@ -47,7 +56,8 @@ def test_own_hook(tmp_path):
 def test_number_of_callbacks(tmp_path):
     assert len(fit(tmp_path, Quiet()).callbacks) == 3
 
-runs = itertools.count()
+def test_logs_nothing(tmp_path):
+    fit(tmp_path, Quiet(), logger=Log(), log_every_n_steps=1)
 
 def test_not_the_same_twice(tmp_path):
     model = Quiet()
@@ -70,6 +80,10 @@ class GradientMonitor(Callback):
     def on_fit_start(self, trainer, pl_module):
         if type(pl_module).__name__ == "Refused":
             raise ArgumentError("not for this run")
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        for logger in trainer.loggers:
+            logger.log_metrics({"norm": 1.0}, step=0)
 
     def on_train_end(self, trainer, pl_module):
         kind = type(pl_module).__name__
@@ -121,12 +135,12 @@ def test_each_fault_is_counted_where_it_belongs_and_what_controls_explain_is_not
 
     assert ran.returncode == 1, ran.stdout + ran.stderr
     verdict = json.loads((tmp_path / "suite.json").read_text())["injections"][0]
-    assert verdict["tests"] == 11
+    assert verdict["tests"] == 13
     assert set(verdict["differences"]) == {case("test_fit[Killing]"), case("test_fit[Raising]")}
     assert verdict["hash_differs"] == {case("test_fit[Touched]"): ["weights after _fit_impl 0"]}
     assert set(verdict["left"]) == {case("test_fit[Hooked]"), case("test_own_hook")}
     assert verdict["left"][case("test_fit[Hooked]")][0].startswith("+ module.layer._forward_hooks")
     assert verdict["left"][case("test_own_hook")][0].startswith("- module.layer._forward_hooks")
-    assert set(verdict["disabled"]) == {case("test_fit[Failing]")}
+    assert set(verdict["disabled"]) == {case("test_fit[Failing]"), case("test_fit[FailingInItsStep]")}
     assert set(verdict["disabled_by_tests"]) == {case("test_fit[FailingByItself]")}
     assert verdict["refused"] == {case("test_fit[Refused]"): "not for this run"}
