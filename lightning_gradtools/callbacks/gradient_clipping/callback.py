@@ -204,6 +204,10 @@ class GradientClipping(Callback):
                 shown.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A module that calls `clip` has this callback, and may be copied or saved while it trains; the Trainer cannot.
+        return {**self.__dict__, "_run": None}
+
     def clip(self, optimizer: Optimizer) -> None:
         """Clip the gradients of ``optimizer`` now, or keep the step from happening if they are not finite.
 
