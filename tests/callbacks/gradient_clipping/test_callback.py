@@ -442,10 +442,10 @@ def test_what_it_logs_is_in_callback_metrics_too(tmp_path):
 
 @pytest.mark.parametrize("checked_when", ["validation ends", "the epoch ends"])
 def test_early_stopping_finds_the_rate_though_nothing_was_logged_yet(checked_when, tmp_path):
-    stop = EarlyStopping(
-        "clip/rate", mode="min", stopping_threshold=1.5, check_on_train_epoch_end=checked_when == "the epoch ends"
-    )
-    run = ordinary_run(Validated(), GradientClipping(0.01, log_every_n_steps=100), stop, folder=tmp_path, max_epochs=5)
+    at_epoch = checked_when == "the epoch ends"
+    stop = EarlyStopping("clip/rate", mode="min", stopping_threshold=1.5, check_on_train_epoch_end=at_epoch)
+    clipping, settings = GradientClipping(0.01, log_every_n_steps=100), {"limit_val_batches": 0} if at_epoch else {}
+    run = ordinary_run(Validated(), clipping, stop, folder=tmp_path, max_epochs=5, **settings)
     assert run.current_epoch == 1
     assert run.callback_metrics["clip/rate"] == 1
 
