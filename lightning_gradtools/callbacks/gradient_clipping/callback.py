@@ -126,7 +126,7 @@ class GradientClipping(Callback):
         on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all gradients, so that
             momentum and weight decay still move the weights; None does nothing, as Lightning's own clipping.
         max_consecutive_skips: more steps in a row that are not finite stop the run with FloatingPointError.
-            Where the verdict stays on the device (see above) that is noticed when next logged.
+            Where the verdict stays on the device (see above) that is noticed when next logged, or 100 steps later.
         log_every_n_steps: optimizer steps between two logged ones; None follows the Trainer's.
 
     Raises:
@@ -358,11 +358,16 @@ def _refuse_other_clipping(trainer: Trainer, module: LightningModule) -> None:
             f"gradient_clip_val={trainer.gradient_clip_val!r}: must be None with GradientClipping,"
             " which clips instead of the Trainer; remove one of them"
         )
+    found: Any = module.configure_gradient_clipping
+    while isinstance(found, Patch):
+        found = found.__wrapped__
     # `lightning.pytorch` and `pytorch_lightning` have a class of this name each.
-    lightnings = {
-        vars(cls)["configure_gradient_clipping"] for cls in type(module).__mro__ if cls.__name__ == "LightningModule"
-    }
-    if getattr(module.configure_gradient_clipping, "__func__", None) not in lightnings:
+    lightnings = [
+        vars(cls)["configure_gradient_clipping"]
+        for cls in type(module).__mro__
+        if cls.__name__ == "LightningModule" and cls.__module__.startswith(("lightning.", "pytorch_lightning."))
+    ]
+    if getattr(found, "__func__", None) not in lightnings:
         on = " (it is set on the object)" if "configure_gradient_clipping" in vars(module) else ""
         raise ArgumentError(
             f"{type(module).__name__}.configure_gradient_clipping: must not be overridden with"

@@ -214,6 +214,9 @@ def test_an_end_that_nobody_told_it_of_is_made_up_for_in_the_next_run(tmp_path):
     module, clipping, spy = Validated(), GradientClipping(0.01), GradientSpy()
     with pytest.raises(LookupError, match="second"):
         ordinary_run(module, FailsTwice(), clipping, folder=tmp_path)
+    ordinary_run(module, GradientClipping(0.02), spy, folder=tmp_path)
+    assert all(reference_norm(after) == pytest.approx(0.02, rel=1e-3) for after in spy.after)
+    spy.after.clear()
     ordinary_run(module, clipping, spy, folder=tmp_path)
     assert all(reference_norm(after) == pytest.approx(0.01, rel=1e-3) for after in spy.after)
     assert "configure_gradient_clipping" not in vars(module)
@@ -278,6 +281,14 @@ def test_copies_made_while_it_trains_work_and_have_the_classs_own_methods(kind, 
         free = GradientSpy()
         ordinary_run(again, free, folder=tmp_path)
         assert any(reference_norm(after) > 0.1 for after in free.after)
+
+
+def test_clipping_of_a_users_class_of_the_same_name_as_lightnings_is_refused():
+    own = type("LightningModule", (Regression,), {"configure_gradient_clipping": lambda self, *_, **__: None})
+    with pytest.raises(ArgumentError, match=r"LightningModule.configure_gradient_clipping: must not be overridden"):
+        fit(own(), GradientClipping(1.0))
+    named = type("LightningModule", (Regression,), {})
+    fit(named(), GradientClipping(1.0))
 
 
 def test_the_users_own_clipping_on_the_object_is_refused_and_stays():
