@@ -1,6 +1,6 @@
 import math
 
-from lightning_gradtools.cli.gradient_table import gradient_table
+from lightning_gradtools.reporting.tables import gradient_table
 
 
 def cells(lines):
