@@ -9,10 +9,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from gradient_cases import FullySharded, whole_weights
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from runs import Regression, batches
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from lightning_gradtools.callbacks import GradientMonitor
@@ -60,36 +61,66 @@ class BrokenLogger(CSVLogger):
             raise OSError("broken on purpose")
 
 
+class NoMemory(TorchFunctionMode):
+    """Lets no tensor be copied."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.clone:
+            raise OSError("broken on purpose")
+        return function(*args, **(kwargs or {}))
+
+
+class RunsOutOfMemory(Callback):
+    """Two of them, before the monitor and after it, let no tensor be copied at step 2 by what is between, on rank 1."""
+
+    def __init__(self, mode: NoMemory, begins: bool) -> None:
+        self.mode, self.begins = mode, begins
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 2 and dist.get_rank() == 1:
+            if self.begins:
+                self.mode.__enter__()
+            else:
+                self.mode.__exit__(None, None, None)
+
+
 @dataclass(frozen=True)
 class Failure:
     """Where a monitor fails.
 
     Attributes:
         strategy: of the run.
-        method: of a measurement; None for the logger.
+        method: of a measurement, the logger, or copying.
         rank: on which it fails.
-        logged: steps that the other rank has logged when they have met.
+        logged: steps that the other rank has logged before they met.
         logs_per_flush: of the monitor.
+        log_every_n_steps: of the monitor.
     """
 
     strategy: str
-    method: str | None
+    method: str
     rank: int
     logged: int
     logs_per_flush: int = 1
+    log_every_n_steps: int = 1
 
 
 FAILURES = {
-    f"{strategy}, {method or 'logger'}, {per_flush} a flush": Failure(strategy, method, rank, logged, per_flush)
-    for strategy in STRATEGIES
-    for method, rank, logged, per_flush in (
-        ("before_step", 1, 3, 1),
-        ("after_step", 0, 3, 1),
-        ("before_next", 1, 3, 1),
-        ("scalars", 1, 4, 1),
-        ("before_step", 1, 4, 2),
-        (None, 0, 4, 1),
+    f"{strategy}, {method}, {per_flush} a flush, every {every}": Failure(
+        strategy, method, rank, logged, per_flush, every
     )
+    for strategy in STRATEGIES
+    for method, rank, logged, per_flush, every in (
+        ("before_step", 1, 2, 1, 1),
+        ("after_step", 0, 2, 1, 1),
+        ("before_next", 1, 2, 1, 1),
+        ("scalars", 1, 3, 1, 1),
+        ("before_step", 1, 2, 2, 1),
+        ("logger", 0, 3, 1, 1),
+        ("copying", 1, 2, 1, 1),
+        ("copying", 1, 1, 1, 2),
+    )
+    if strategy != "DDP" or every == 1  # what the noise has averaged depends on which steps are logged
 }
 
 
@@ -119,11 +150,16 @@ def share() -> list[Any]:
     return [(x[dist.get_rank() :: 2], y[dist.get_rank() :: 2]) for x, y in batches(STEPS)]
 
 
-def train(strategy: str, monitor: GradientMonitor | None, logger: Any = False) -> dict[str, Any]:
+def train(
+    strategy: str, monitor: GradientMonitor | None, logger: Any = False, copying: NoMemory | None = None
+) -> dict[str, Any]:
     module_type, make, _ = STRATEGIES[strategy]
     torch.manual_seed(0)
     module = module_type(optimizer=torch.optim.SGD, momentum=0.9, lr=0.1)
-    said = fit(module, share(), *([monitor] if monitor else []), strategy=make(), logger=logger)
+    callbacks = [monitor] if monitor else []
+    if copying:
+        callbacks = [RunsOutOfMemory(copying, True), *callbacks, RunsOutOfMemory(copying, False)]
+    said = fit(module, share(), *callbacks, strategy=make(), logger=logger)
     found = {"weights": whole_weights(module), "warnings": said, "strategy": strategy}
     return {**found, **outcome(monitor)} if monitor else found
 
@@ -199,10 +235,11 @@ def two_ranks() -> dict[str, Any]:
         found[strategy]["weights without"] = train(strategy, None)["weights"]
     for case, failure in FAILURES.items():
         options = {**STRATEGIES[failure.strategy][2], "logs_per_flush": failure.logs_per_flush}
-        own = [Breaks(failure.method, failure.rank)] if failure.method else []
-        monitor = GradientMonitor(**options, measurements=own)
-        logger = False if failure.method else BrokenLogger("full")
-        found[case] = train(failure.strategy, monitor, logger)
+        own = [Breaks(failure.method, failure.rank)]
+        monitor = GradientMonitor(failure.log_every_n_steps, **options, measurements=own)
+        logger = BrokenLogger("full") if failure.method == "logger" else False
+        copying = NoMemory() if failure.method == "copying" else None
+        found[case] = train(failure.strategy, monitor, logger, copying)
     found["alone"] = train("DDP", GradientMonitor(measurements=[Breaks("before_step", 1)]))
     found["uneven"], found["only the even steps"] = uneven(), even_steps()
     found["crash"] = crash()

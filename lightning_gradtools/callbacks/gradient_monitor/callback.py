@@ -398,9 +398,8 @@ class GradientMonitor(Observer):
         if self._ranks_meet and not alone:
             meeting = Meeting(trainer.strategy.root_device, logged, self.guard.is_off)
         arrived = bring_to_host(pending, self._measured, meeting)
-        failed_before = self.guard.is_off
         self.guard.agree(arrived.anyone_failed)
-        if failed_before:
+        if self.guard.is_off:  # what has arrived may lack the part of a rank
             self.release()
             return
         records: dict[int, dict[str, float]] = {}

@@ -34,15 +34,19 @@ class GradientCosine(Measurement):
 
     def before_next(self, step: int, index: int, optimizer: Optimizer) -> None:
         parameters = [each for each in optimizer_parameters(optimizer) if each.grad is not None]
-        copies = [each.grad.clone() for each in parameters if each.grad is not None]
-        kept = self._copies.setdefault(index, {})
-        kept[step] = _Copy(parameters=parameters, gradients=copies)
+        copy = _Copy(parameters=parameters, gradients=[])
+        self._copies.setdefault(index, {})[step] = copy
+        copy.gradients.extend(each.grad.clone() for each in parameters if each.grad is not None)
 
     def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
         last = self._copies.get(context.index, {}).get(context.step - 1)
         if last is None or list(map(id, last.parameters)) != list(map(id, context.norms.parameters)):
             return {}
         now, before = context.norms.gradients(), last.gradients
+        if len(before) < len(now):
+            before = (
+                now  # copying failed on this rank; where gradients are sharded, the others need its part all the same
+            )
         pairs = {"inner_products": (now, before), "squares_now": (now, now), "squares_before": (before, before)}
         return {name: inner_products(*pair) for name, pair in pairs.items()}
 

@@ -23,14 +23,20 @@ class UpdateRatio(Measurement):
     def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
         # A later evaluation of the same step (LBFGS) finds weights that have moved already.
         if context.index not in self._before:
-            parameters = context.norms.parameters
-            self._before[context.index] = parameters, [parameter.detach().clone() for parameter in parameters]
+            parameters, copies = context.norms.parameters, list[Tensor]()
+            self._before[context.index] = parameters, copies
+            copies.extend(parameter.detach().clone() for parameter in parameters)
         return {}
 
     def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
         parameters, copies = self._before.pop(context.index)
         if list(map(id, parameters)) != list(map(id, context.norms.parameters)):
             return {}  # the evaluations of the step reached different weights
+        if len(copies) < len(parameters):
+            # Copying failed on this rank. Where weights are sharded, the others need its part in their two norms.
+            for name in ("weights", "updates"):
+                norms_of(name, parameters, context.norm_type)
+            return {}
         weights = norms_of("weights", copies, context.norm_type)
         for copy, parameter in zip(copies, parameters, strict=True):
             copy.sub_(parameter.detach())  # in place: the copy is not needed any more
