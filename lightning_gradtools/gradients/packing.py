@@ -51,7 +51,8 @@ class Packing(Generic[Name]):
             raise ValueError(
                 f"the slot {name!r}: must be [] or [n] of floating point, is {tensor.dtype} {tensor.shape}"
             )
-        self._slots[name] = tensor.detach().reshape(-1), over_ranks
+        vector = tensor if tensor.ndim else tensor.unsqueeze(0)
+        self._slots[name] = vector.detach() if vector.requires_grad else vector, over_ranks
 
     def to_host(self, reduce: Callable[[Tensor], Tensor] = mean_over_ranks) -> dict[Name, list[float]]:
         """Return the numbers of every slot by its name, in the order in which they were put.
@@ -63,8 +64,10 @@ class Packing(Generic[Name]):
         if not self._slots:
             return {}
         device = self._device or next(iter(self._slots.values()))[0].device
-        shared = {name: vector.to(device) for name, (vector, over_ranks) in self._slots.items() if over_ranks}
-        own = {name: vector.to(device) for name, (vector, over_ranks) in self._slots.items() if not over_ranks}
+        shared: dict[Name, Tensor] = {}
+        own: dict[Name, Tensor] = {}
+        for name, (vector, over_ranks) in self._slots.items():
+            (shared if over_ranks else own)[name] = vector if vector.device == device else vector.to(device)
         vectors = list(own.values())
         if shared:
             vectors.append(reduce(torch.cat(list(shared.values()))))

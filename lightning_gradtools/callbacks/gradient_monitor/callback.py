@@ -241,7 +241,7 @@ class GradientMonitor(Observer):
             return
         if hook == "on_before_optimizer_step":
             self._begin_step(trainer, pl_module, trainer.optimizers[0])
-        elif hook == "on_train_batch_end":
+        elif hook == "on_train_batch_end" and self._logged:
             self._end_batch(trainer, pl_module)
         elif hook in ("on_validation_start", "on_train_epoch_end"):
             self._flush(trainer)
@@ -280,7 +280,8 @@ class GradientMonitor(Observer):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._end_batch(trainer, pl_module)
+        if self._logged:
+            self._end_batch(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
@@ -350,8 +351,6 @@ class GradientMonitor(Observer):
 
     def _end_batch(self, trainer: Trainer, module: LightningModule) -> None:
         """Add what can only be known after the steps of this batch, if it had any that is logged."""
-        if not self._logged:
-            return
         opened, self._open = self._open, {}
         histograms: dict[str, Histogram] = {}
         for index, (context, slots) in opened.items():
