@@ -470,8 +470,8 @@ def test_a_run_with_the_same_optimizer_object_has_its_own_norms():
     module.kept = torch.optim.SGD(module.parameters(), lr=1e-4)
     module.configure_optimizers = lambda: module.kept
     spy, monitor = GradientSpy(), GradientMonitor(1)
-    fit(module, monitor)
-    fit(module, spy, monitor, data=batches(6, scale=100.0))
+    fit(module, monitor, data=batches(1))
+    fit(module, spy, monitor, data=batches(1, scale=100.0))
     totals = [record.values["grad_norm/total"] for record in monitor.history]
     assert totals == pytest.approx([reference_norm(gradients) for gradients in spy.before], rel=1e-6)
 

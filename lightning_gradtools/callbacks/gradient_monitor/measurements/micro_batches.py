@@ -40,7 +40,6 @@ class MicroBatchNorms:
 
     def start_backward(self) -> None:
         """Begin the backward pass of the loss."""
-        self._parts.clear()
         self._in_backward = True
 
     def end_backward(self, scale: Tensor | None) -> None:

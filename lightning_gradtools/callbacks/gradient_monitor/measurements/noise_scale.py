@@ -44,7 +44,7 @@ class GradientNoise(Measurement):
 
     @property
     def shared(self) -> Mapping[str, int]:
-        return {"sizes": 4, "small": 1} if self._ranks > 1 and self._reason is None else {}
+        return {"sizes": 3, "small": 1} if self._ranks > 1 and self._reason is None else {}
 
     def start_fit(self, run: Run) -> None:
         self._ranks = run.trainer.world_size
@@ -94,7 +94,7 @@ class GradientNoise(Measurement):
             return {}  # the window at the end of an epoch is short, or its batches differ
         size = micro.sizes[0]
         return {
-            "sizes": torch.tensor([1.0, size, size**2, size * count]),
+            "sizes": torch.tensor([float(size), size**2, size * count]),
             # Lightning divides the loss by the number of micro-batches.
             "small": torch.stack(micro.squared).mean() * count**2,
             "big": context.euclidean_total().square(),
@@ -107,9 +107,9 @@ class GradientNoise(Measurement):
     def scalars(self, found: Mapping[str, Sequence[float]], step: MeasuredStep) -> Mapping[str, float]:
         if not {"sizes", "small", "big"} <= found.keys():
             return {}
-        have_it, size, size_squared, samples = found["sizes"]  # averages over the ranks
-        if have_it != 1 or (self._ranks > 1 and size_squared != size**2):
-            return {}
+        size, size_squared, samples = found["sizes"]  # averages over the ranks
+        if self._ranks > 1 and size_squared != size**2:
+            return {}  # sizes differ, that of a rank which has none being 0
         (small,), (big,) = found["small"], found["big"]
         if isfinite(small) and isfinite(big):
             self.averages.update(small, round(size), big, round(samples * self._ranks))
