@@ -77,3 +77,14 @@ def integer(name: str, value: int, *, at_least: int | None = None, at_most: int 
         bounds = [f"{sign} {bound}" for sign, bound in ((">=", at_least), ("<=", at_most)) if bound is not None]
         raise ArgumentError(f"{name}={value!r}: must be an integer {' and '.join(bounds)}".rstrip())
     return value
+
+
+def boolean(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        ArgumentError: if it is anything else: ``"no"`` would count as true.
+    """
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name}={value!r}: must be True or False")
+    return value
