@@ -237,6 +237,8 @@ class GradientMonitor(Observer):
             measurement.reset()
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hook == "on_fit_start":
+            self._ranks_meet = self._meets(trainer, pl_module)
         if not self._ranks_meet:
             return
         if hook == "on_before_optimizer_step":
@@ -251,11 +253,15 @@ class GradientMonitor(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_whole_gradients(trainer, "GradientMonitor")
+        self._ranks_meet = self._meets(trainer, pl_module)
         self._layers.start_fit(pl_module)
         run = self._run(trainer, pl_module)
         for measurement in self._measured:
             measurement.start_fit(run)
-        self._ranks_meet = trainer.world_size > 1 and (
+
+    def _meets(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Say whether ranks reduce anything together in this run."""
+        return trainer.world_size > 1 and (
             any(measurement.shared for measurement in self._measured)
             or any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         )
