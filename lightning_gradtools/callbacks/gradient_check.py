@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
+from lightning_gradtools.pytree import tree_leaves, tree_map
 
 
 class GradientCheckError(RuntimeError):
