@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lightning_gradtools._lightning.fail_safe import Observer
 from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish
 from lightning_gradtools._lightning.probe import first_batches, training_loss, undisturbed
-from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.overhead import Spacing
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.budget import Meter
@@ -169,6 +169,10 @@ class HessianSpectrum(Observer):
         self.history: list[tuple[int, dict[str, float]]] = []
         self.seconds = 0.0
         self.release()
+
+    def __repr__(self) -> str:
+        max_overhead = self.max_overhead if self._spaces_itself else None
+        return described(self, max_overhead=max_overhead, budget_seconds=self.budget.seconds)
 
     def release(self) -> None:
         self._batches: list[Any] = []
