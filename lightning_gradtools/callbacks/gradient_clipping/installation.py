@@ -6,6 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.module import patched
 from lightning_gradtools.arguments import ArgumentError
 
 
@@ -30,18 +31,14 @@ def refuse_other_clipping(trainer: Trainer, module: LightningModule) -> None:
 def install(module: LightningModule, clip: Callable[[Optimizer], None]) -> Callable[[], None]:
     """Put ``clip`` where Lightning asks ``module`` to clip, after all callbacks; return what takes it away again.
 
-    Lightning does not ask under manual optimisation; the module's own hook comes last there. A plain
-    function, because a copy of the module (weight averaging makes one) copies anything else together with
-    the Trainer.
+    Lightning does not ask under manual optimisation; the module's own hook comes last there.
     """
     automatic = module.automatic_optimization
-    name = "configure_gradient_clipping" if automatic else "on_before_optimizer_step"
-    before = getattr(module, name)
 
-    def clip_in_its_place(optimizer: Optimizer, **_trainers_settings: Any) -> None:
+    def clip_in_its_place(before: Callable[..., None], optimizer: Optimizer, **_trainers_settings: Any) -> None:
         if not automatic:
             before(optimizer)
         clip(optimizer)
 
-    module.__dict__[name] = clip_in_its_place
-    return lambda: module.__dict__.pop(name, None)
+    name = "configure_gradient_clipping" if automatic else "on_before_optimizer_step"
+    return patched(module, name, clip_in_its_place).remove
