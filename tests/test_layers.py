@@ -66,13 +66,13 @@ def test_a_planted_violation_breaks_its_contract(tmp_path, module, line, contrac
 
 def test_the_layers_are_those_of_the_design_and_hold_every_part_of_the_package():
     layers = [re.split(r" [|:] ", each) for each in contract("layers: ")["layers"]]
-    cli, callbacks, services, mathematics, machinery, arguments = layers
+    cli, callbacks, services, mathematics, machinery, bottom = layers
     assert (cli, sorted(callbacks), sorted(services)) == (["cli"], ["callbacks", "tasks"], ["_lightning", "reporting"])
-    assert (sorted(machinery), arguments) == (["distributed", "pytree"], ["arguments"])
+    assert (sorted(machinery), sorted(bottom)) == (["distributed", "pytree"], ["arguments", "interrupts"])
     assert sorted(part for layer in layers for part in layer) == sorted(parts_of(PACKAGE))
     known = set(contract("the mathematics knows")["source_modules"])
     known |= set(contract("the statistics of activations")["source_modules"])
-    assert {f"lightning_gradtools.{each}" for each in [*mathematics, *machinery, *arguments]} <= known
+    assert {f"lightning_gradtools.{each}" for each in [*mathematics, *machinery, *bottom]} <= known
     assert set(contract("only the application")["source_modules"]) == {
         f"lightning_gradtools.{each}" for each in [*callbacks, *services]
     }

@@ -90,8 +90,8 @@ class FailSafe:
     def section(self, where: str) -> Iterator[None]:
         """Guard the body of a ``with``, for clean-up that has to be tried whether or not the guard is off."""
         try:
-            attempt(self.name, where, _nothing)
             yield
+            attempt(self.name, where, _nothing)
         except Exception as error:
             if not self.is_off:
                 self.fail(where, error)
@@ -106,21 +106,21 @@ class FailSafe:
             self.failure = text
         here = f" on rank {rank()}" if several else ""
         tell(f"{self.name}{here} is off for the rest of this run, training goes on: {text}")
-        if self._release is not None:
-            try:
-                attempt(self.name, "release", self._release)
-            except Exception as second:
-                tell(f"{self.name}: could not let go of everything: {type(second).__name__}: {_text_of(second)}")
+        self.let_go()
 
     def agree(self, anyone_failed: bool) -> None:
         """Switch off on this rank, if ``anyone_failed``: the ranks have met, and all of them know."""
         if anyone_failed and self.failure is None:
             self.failure = self.failed_here or "it failed on another rank"
-            if self.failed_here is None and self._release is not None:
-                try:
-                    attempt(self.name, "release", self._release)
-                except Exception as error:
-                    tell(f"{self.name}: could not let go of everything: {type(error).__name__}: {_text_of(error)}")
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Release what is held. Not an attempt like others: without it something would be left behind."""
+        if self._release is not None:
+            try:
+                self._release()
+            except Exception as error:
+                tell(f"{self.name}: could not let go of everything: {type(error).__name__}: {_text_of(error)}")
 
 
 def _nothing() -> None:
@@ -191,7 +191,7 @@ class Observer(Callback):
         if stage == "fit":
             forget_passes(trainer)
             self.guard.renew()
-            self.guard.run(self.release)
+            self.guard.let_go()
             if trainer.global_step == 0:
                 self.guard.run(self.reset)
 

@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +18,7 @@ from lightning_gradtools._lightning.module import patched, without_patches
 from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.interrupts import held_interrupts
 
 
 def first_batch(trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -86,7 +85,7 @@ class Restoration:
             Exception: the first that a part of it raised, once all was tried.
         """
         first: Exception | None = None
-        with uninterrupted():
+        with held_interrupts():
             while self._undo:
                 try:
                     self._undo.pop()()
@@ -94,26 +93,6 @@ class Restoration:
                     first = first or error
         if first is not None:
             raise first
-
-
-@contextmanager
-def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Hold a Ctrl-C back until the end of the body; yields whether one came.
-
-    Only the main thread may do so; in another, where none arrives, nothing is held back.
-    """
-    came: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    holds = threading.current_thread() is threading.main_thread() and callable(before)
-    if holds:
-        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield lambda: bool(came)
-    finally:
-        if holds:
-            signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
 
 
 @contextmanager

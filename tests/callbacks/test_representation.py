@@ -6,6 +6,7 @@ import pytest
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from lightning_gradtools import (
+    GradientCheck,
     HessianSpectrum,
     PathologyDetector,
     TorchLRScheduler,
@@ -19,6 +20,8 @@ STEP = partial(StepLR, step_size=3)
 @pytest.mark.parametrize(
     ("callback", "text"),
     [
+        (GradientCheck(exclude=[]), "GradientCheck()"),
+        (GradientCheck(exclude=["a"], on_failure="warn"), "GradientCheck(exclude=('a',), on_failure='warn')"),
         (PathologyDetector(), "PathologyDetector()"),
         (PathologyDetector(5, on_info="warn"), "PathologyDetector(every_n_steps=5, on_info='warn')"),
         (PathologyDetector(table=False), "PathologyDetector(table=False)"),
