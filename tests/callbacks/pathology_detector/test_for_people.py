@@ -37,13 +37,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def healthy():
-    return watch(HEALTHY["relu stack"]())
+def healthy(tmp_path_factory):
+    return watch(HEALTHY["relu stack"](), default_root_dir=tmp_path_factory.mktemp("healthy"))
 
 
 @pytest.fixture(scope="module")
-def sick():
-    return watch(SICK["killed units"]())
+def sick(tmp_path_factory):
+    return watch(SICK["killed units"](), default_root_dir=tmp_path_factory.mktemp("sick"))
 
 
 def test_before_a_run_there_is_no_verdict():
