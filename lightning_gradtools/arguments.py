@@ -80,6 +80,17 @@ def integer(name: str, value: int, *, at_least: int | None = None, at_most: int 
     return value
 
 
+def boolean(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        ArgumentError: if it is anything else: ``"no"`` would count as true.
+    """
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name}={value!r}: must be True or False")
+    return value
+
+
 def described(built: object, **kept: object) -> str:
     """Return ``ClassName(argument=value, ...)`` with the arguments of the constructor that are not as by default.
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
+from lightning_gradtools.arguments import ArgumentError, boolean, described, integer, number, one_of
 
 
 def test_one_of_names_the_argument_the_value_what_is_allowed_and_the_nearest_word():
@@ -42,6 +42,14 @@ def test_integer_refuses(value):
 
 def test_integer_accepts_its_bounds():
     assert [integer("steps", n, at_least=1, at_most=10) for n in (1, 10)] == [1, 10]
+
+
+def test_boolean_takes_nothing_else():
+    assert boolean("nesterov", True) is True
+    assert boolean("nesterov", False) is False
+    for value in ("no", 0, 1, None):
+        with pytest.raises(ArgumentError, match=f"^nesterov={value!r}: must be True or False$"):
+            boolean("nesterov", value)
 
 
 class Built:

@@ -29,7 +29,7 @@ SIGNATURES = {
     "GradientMonitor": (
         "(log_every_n_steps=None, *, norm_type=2, group_by='parameter', include=(), exclude=(), top_k=None,"
         " progress_bar=False, weight_norm=False, update_ratio=False, cosine=False, noise_scale=False, histograms=False,"
-        " history_size=1000, logs_per_flush=1, prefix='')"
+        " history_size=1000, logs_per_flush=1, prefix='', measurements=())"
     ),
     "HessianSpectrum": (
         "(every_n_steps=None, every_n_epochs=None, max_overhead=None, *, top_k=5, rtol=0.001, which='magnitude',"

@@ -149,6 +149,7 @@ class Observer(Callback):
     What a subclass defines besides hooks of Lightning's:
 
     - :meth:`release`: lets go of all that is held for the run;
+    - :meth:`start_fit`: gets ready for a fit;
     - :meth:`reset`: forgets what was found, because the same object has met another run;
     - :meth:`take_part`: what a rank on which it failed still does so that others need not wait.
 
@@ -180,6 +181,12 @@ class Observer(Callback):
     def release(self) -> None:
         """Let go of everything held for the run (hooks, copies)."""
 
+    def start_fit(self) -> None:
+        """Be ready for a fit, of a new run or an old one.
+
+        What tells whether ranks have met belongs here: it outlives a failure, unlike what :meth:`release` lets go of.
+        """
+
     def reset(self) -> None:
         """Forget what was found in another run."""
 
@@ -192,6 +199,7 @@ class Observer(Callback):
             forget_passes(trainer)
             self.guard.renew()
             self.guard.let_go()
+            self.guard.run(self.start_fit)
             if trainer.global_step == 0:
                 self.guard.run(self.reset)
 

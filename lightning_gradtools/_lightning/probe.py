@@ -33,12 +33,8 @@ def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, sour
     gives each example only once, such as a stream, is these batches shorter afterwards. Fewer are returned if
     there are not as many.
     """
-    if source == "train":
-        trainer.fit_loop.setup_data()
-        loaders: Any = trainer.train_dataloader
-    else:
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        loaders = trainer.val_dataloaders
+    set_up_data(trainer, source)
+    loaders: Any = trainer.train_dataloader if source == "train" else trainer.val_dataloaders
     batches = []
     with isolated_random_state():
         loader = CombinedLoader(loaders, "max_size_cycle" if source == "train" else "sequential")
@@ -47,6 +43,12 @@ def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, sour
             moved = pl_module._on_before_batch_transfer(moved, dataloader_idx=0)
             batches.append(trainer.strategy.batch_to_device(moved))
     return batches
+
+
+def set_up_data(trainer: Trainer, source: str = "train") -> None:
+    """Make the loaders, unless Lightning has; ranks compare their lengths then, so all of them must."""
+    loop = trainer.fit_loop if source == "train" else trainer.fit_loop.epoch_loop.val_loop
+    loop.setup_data()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.fail_safe import Observer, tell
-from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
+from lightning_gradtools._lightning.probe import first_batch, set_up_data, stand_in, training_loss
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
 from lightning_gradtools.pytree import tree_leaves, tree_map
@@ -83,7 +83,7 @@ class GradientCheck(Observer):
         self.exclude = tuple(exclude)
         self.on_failure = one_of("on_failure", on_failure, ["raise", "warn"])
         self.result: GradientCheckResult | None = None
-        self._decided = False
+        self.start_fit()
 
     def reset(self) -> None:
         self.result = None
@@ -112,9 +112,10 @@ class GradientCheck(Observer):
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if hook == "on_fit_start" and not self._decided:
+            set_up_data(trainer)
             trainer.strategy.reduce_boolean_decision(True, all=True)
 
-    def release(self) -> None:
+    def start_fit(self) -> None:
         self._decided = False
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> GradientCheckResult:

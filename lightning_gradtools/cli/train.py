@@ -15,7 +15,6 @@ from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.cli import run_folder
 from lightning_gradtools.cli.composition import composition
-from lightning_gradtools.cli.gradient_table import gradient_table
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.remedies import offer_overrides
@@ -89,8 +88,8 @@ def _check(cfg: DictConfig) -> None:
 
 def _gradients(callbacks: list[lightning.Callback]) -> list[str]:
     """The table of what a monitor among ``callbacks`` saw of each layer; ddp_spawn leaves that in other processes."""
-    history = next((list(callback.history) for callback in callbacks if isinstance(callback, GradientMonitor)), [])
-    return gradient_table([record.step for record in history], [record.values for record in history])
+    monitor = next((callback for callback in callbacks if isinstance(callback, GradientMonitor)), None)
+    return monitor.table().splitlines() if monitor else []
 
 
 def _can_test(module: lightning.LightningModule, datamodule: lightning.LightningDataModule | None) -> bool:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.arguments import ArgumentError, suggest
 
 Patterns = str | Sequence[str]
 
@@ -14,12 +14,15 @@ def compiled(name: str, patterns: Patterns) -> tuple[re.Pattern[str], ...]:
     """Return ``patterns`` (one or several) as regular expressions.
 
     Raises:
-        ArgumentError: if they are no strings, or one is not a regular expression.
+        ArgumentError: if one is not a regular expression.
     """
+    each = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(each, Sequence) or not all(isinstance(pattern, str) for pattern in each):
+        raise ArgumentError(f"{name}={patterns!r}: must be a regular expression or a list of them")
     try:
-        return tuple(re.compile(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
-    except (re.error, TypeError) as error:
-        raise ArgumentError(f"{name}={patterns!r}: must be a regular expression or a list of them ({error})") from None
+        return tuple(re.compile(pattern) for pattern in each)
+    except re.error as error:
+        raise ArgumentError(f"{name}={patterns!r}: must be regular expressions ({error})") from None
 
 
 def matches(name: str, patterns: Sequence[re.Pattern[str]]) -> bool:
@@ -42,8 +45,12 @@ class LayerGrouping:
     """
 
     def __init__(self, group_by: str, include: Patterns = (), exclude: Patterns = ()) -> None:
+        if not isinstance(group_by, str):
+            raise ArgumentError(f"group_by={group_by!r}: {_GROUP_BY}")
+        self._group_by = group_by
         self._by_module = group_by == "module"
         self._pattern = None if group_by in ("parameter", "module") else compiled("group_by", group_by)[0]
+        self._patterns = {"include": include, "exclude": exclude}
         self._include = compiled("include", include)
         self._exclude = compiled("exclude", exclude)
 
@@ -57,30 +64,57 @@ class LayerGrouping:
             return match.group(1) if match.re.groups else match.group()
         return name
 
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse patterns that cannot be meant for parameters of these ``names``.
+
+        Raises:
+            ArgumentError: if there are parameters, and ``include`` and ``exclude`` leave none of them, or ``group_by``
+                is found in none.
+        """
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        if self._include and names and not any(matches(name, self._include) for name in names):
+            raise ArgumentError(
+                f"include={self._patterns['include']!r}: must be found in the name of a parameter ({some})"
+            )
+        if self._exclude and names and not any(self.layer(name) for name in names):
+            raise ArgumentError(f"exclude={self._patterns['exclude']!r}: must leave a parameter to report (of {some})")
+        if self._pattern is not None and names and not any(map(self._pattern.search, names)):
+            near = suggest(self._group_by, ("parameter", "module"))
+            raise ArgumentError(f"group_by={self._group_by!r}: {_GROUP_BY} ({some}){near}")
+
+
+_GROUP_BY = "must be 'parameter', 'module' or a regular expression found in the name of a parameter"
+
 
 class LayerTable:
     """The layers of a list of parameters, prepared once: reporting happens every logged step.
 
     Args:
-        layers: the layer of each parameter, None for one that is not reported.
+        layers: [n] the layer of each parameter, None for one that is not reported.
+        depth: [n] numbers in whose order layers are listed, by the smallest of each; None for that of ``layers``.
 
     Attributes:
-        names: the layers, each once, in the order of their first parameters.
+        names: the layers, each once, in the order of depth.
     """
 
-    def __init__(self, layers: Sequence[str | None]) -> None:
+    def __init__(self, layers: Sequence[str | None], depth: Sequence[int] | None = None) -> None:
         members: dict[str, list[int]] = {}
-        for position, layer in enumerate(layers):
+        order = range(len(layers)) if depth is None else sorted(range(len(layers)), key=depth.__getitem__)
+        for position in order:
+            layer = layers[position]
             if layer is not None:
                 members.setdefault(layer, []).append(position)
         self.names = list(members)
         self._members = list(members.values())
         self._as_given = self._members == [[position] for position in range(len(layers))]
+        self._alone = all(len(positions) == 1 for positions in self._members)
 
     def norms(self, norms: Sequence[float], norm_type: float) -> Sequence[float]:
         """Return the norm of each layer from those of all parameters: their p-norm again."""
         if self._as_given:
             return norms
+        if self._alone:
+            return [norms[position] for (position,) in self._members]
         return [_join([norms[position] for position in positions], norm_type) for positions in self._members]
 
     def sums(self, values: Sequence[float]) -> Sequence[float]:

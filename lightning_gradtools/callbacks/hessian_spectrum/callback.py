@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_gradtools._lightning.fail_safe import Observer, tell
-from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish
+from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import first_batches, training_loss, undisturbed
+from lightning_gradtools._lightning.probe import first_batches, set_up_data, training_loss, undisturbed
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
@@ -166,6 +166,7 @@ class HessianSpectrum(Observer):
         self.seed = integer("seed", seed, at_least=0)
         self.reset()
         self.release()
+        self.start_fit()
 
     def reset(self) -> None:
         self.latest: Spectrum | None = None
@@ -181,6 +182,8 @@ class HessianSpectrum(Observer):
         self._batches: list[Any] = []
         self._measurement = SpectrumMeasurement(self._settings(), _progress)
         self._budget: OverheadBudget | None = None
+
+    def start_fit(self) -> None:
         self._asked = (-1, False)  # the step that was last asked for, and whether it was due
         self._met_at = -1
 
@@ -226,7 +229,6 @@ class HessianSpectrum(Observer):
         self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
         if not self._batches:
             raise ArgumentError(f"source={self.source!r}: has no batch")
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "hessian_spectrum"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -258,6 +260,8 @@ class HessianSpectrum(Observer):
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
         step = logging_step(trainer)
+        if hook == "on_train_start" and self.source == "val":
+            set_up_data(trainer, self.source)
         if hook == "on_train_batch_end":
             due = not is_accumulating(trainer) and self._is_due(trainer, pl_module)
         else:
@@ -314,7 +318,7 @@ class HessianSpectrum(Observer):
         publish(trainer, values)
         log_scalars(trainer, values, step)
         if self.density and trainer.is_global_zero:
-            self._save(self.latest, step)
+            self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
@@ -349,15 +353,16 @@ class HessianSpectrum(Observer):
                     f" of stability, and the probe's loss rose from {before:.4g} to {now:.4g}: lower the learning rate"
                 )
 
-    def _save(self, found: Spectrum, step: int) -> None:
+    @staticmethod
+    def _save(found: Spectrum, path: Path) -> None:
         import numpy as np
 
         density = found.density
         if density is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(
-            self._folder / f"step_{step}.npz",
+            path,
             support=density.support.numpy(),
             weights=density.weights.numpy(),
             eigenvalues=found.eigenvalues.numpy(),

@@ -14,7 +14,7 @@ from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import largest_over_ranks, mean_over_ranks, whole, world_size
+from lightning_gradtools.distributed import largest_over_ranks, whole, world_size
 from lightning_gradtools.gradients.norms import are_plain, tensor_norms
 from lightning_gradtools.gradients.packing import Packing
 
@@ -120,7 +120,7 @@ class StepSample:
         self.trainable: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
         self._device = device
-        self._means = Packing(device, torch.float32)
+        self._means: Packing[str] = Packing(device)
         self._silent: Tensor | None = None
         self._statistics: UnitStatistics | None = None
         self._layers: list[TappedLayer] | None = None
@@ -156,18 +156,25 @@ class StepSample:
             moments: sums over all samples so far of the targets' moments, to which this adds in ``moments``.
             events: number of non-finite values that this rank has seen.
         """
-        self._means = means = Packing(self._device, torch.float32)
-        means.put("signals", [torch.stack(layer.signals).mean() for layer in self.layers if layer.signals])
-        means.put("backward", [_root_of_squares(layer.gradients) for layer in self.layers if layer.gradients])
-        means.put("identical", [flag for each in self.parameters.values() for flag in each.identical.values()])
-        means.put("losses", losses)
-        means.put("events", [torch.tensor(float(events))])
+        self._means = Packing(self._device)
+        self._average("signals", [torch.stack(layer.signals).mean() for layer in self.layers if layer.signals])
+        self._average("backward", [_root_of_squares(layer.gradients) for layer in self.layers if layer.gradients])
+        self._average("identical", [flag for each in self.parameters.values() for flag in each.identical.values()])
+        self._average("losses", losses)
+        self._average("events", [torch.tensor(float(events))])
         self._measure_loss(moments)
         if statistics is not None and statistics is not self._statistics:
             self._silent, self._statistics = statistics.update(self.sites, self.tap.samples, self.step), statistics
         if statistics is not None and self._silent is not None:
-            means.put("silent", self._silent)
-            means.put("averages", statistics.averages())
+            self._average("silent", self._silent)
+            self._average("averages", statistics.averages())
+
+    def _average(self, name: str, values: Tensor | Sequence[Tensor]) -> None:
+        """Have a vector, or what is made of several 0-d tensors, averaged over ranks."""
+        if not isinstance(values, Tensor):
+            scalars = [value.detach().to(self._device, torch.float32) for value in values]
+            values = torch.stack(scalars) if scalars else torch.zeros(0, device=self._device)
+        self._means.put(name, values.reshape(-1).to(self._device, torch.float32), over_ranks=True)
 
     def _measure_loss(self, moments: Mapping[str, Tensor]) -> None:
         """Add the step's losses, if they are of one known kind and of one shape, to the moments."""
@@ -179,8 +186,8 @@ class StepSample:
             total = torch.stack([getattr(sample, name) for sample in samples]).sum(0)
             known = moments.get(name)
             self.moments[name] = known + total if known is not None and known.shape == total.shape else total
-            self._means.put(name, self.moments[name])
-        self._means.put("loss", [torch.stack([sample.loss for sample in samples]).mean()])
+            self._average(name, self.moments[name])
+        self._average("loss", [torch.stack([sample.loss for sample in samples]).mean()])
 
     def layout(self) -> list[tuple[Any, ...]]:
         """Return what this rank has, in words: ranks reduce together only what all of them have."""
@@ -212,13 +219,13 @@ class StepSample:
             names: path of the module that owns each parameter, by ``id``.
             learning_rate: the largest of all groups.
         """
-        means = self._means.unpack(mean_over_ranks(self._means.flat()))
-        host = Packing(self._device)
+        means = self._means.on_device()
+        host: Packing[str] = Packing(self._device)
         for name in ("signals", "backward", "identical", "losses", "events", "silent"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means))
         for i, each in enumerate(self.parameters.values()):
-            host.put(f"norms of {i}", each.norms())
+            host.put(f"norms of {i}", each.norms().reshape(-1))
         if self._statistics is not None and "averages" in means:
             largest = largest_over_ranks(self._statistics.largest())
             for name, counts in self._statistics.counts(largest, means["averages"], world_size()).items():

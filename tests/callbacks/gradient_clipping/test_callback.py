@@ -39,7 +39,8 @@ def test_logs_coefficient_rate_and_skips():
 
     class Memory(CSVLogger):
         def log_metrics(self, metrics, step):
-            logged.append((step, metrics))
+            if "clip/rate" in metrics:  # Lightning logs what validation found
+                logged.append((step, metrics))
 
     with pytest.warns(UserWarning, match="is skipped"):
         trained(GradientClipping(0.1), data=nan_at(4), logger=Memory("unused"), log_every_n_steps=2)
@@ -319,7 +320,8 @@ def test_the_users_own_hook_on_the_object_comes_first_and_stays(tmp_path):
 
 class FullDisk(CSVLogger):
     def log_metrics(self, metrics, step):
-        raise OSError(28, "No space left on device")
+        if "clip/rate" in metrics:
+            raise OSError(28, "No space left on device")
 
 
 def test_a_logger_that_fails_changes_nothing_and_is_named_once(tmp_path):

@@ -1,22 +1,26 @@
 import csv
 import math
-from collections import OrderedDict
+import statistics
+import warnings
+from collections import OrderedDict, deque
+from contextlib import nullcontext
 
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm
+from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_gradtools._lightning import fail_safe
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
-from lightning_gradtools.callbacks.gradient_monitor import callback as gradient_monitor
-from lightning_gradtools.reporting.figures.gradients import norms_over_depth
+from lightning_gradtools.callbacks.gradient_monitor.measurements import Measurement, PerLayer
+from lightning_gradtools.reporting.loggers import LoggerAdapter
 
 
 @pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def last(monitor):
@@ -183,12 +187,6 @@ def test_weights_are_the_same_bit_by_bit_without_it():
 
 
 def test_what_led_up_to_a_crash_is_kept():
-    class Crashes(Regression):
-        def training_step(self, batch, batch_idx):
-            if batch_idx == 3:
-                raise RuntimeError("crash")
-            return super().training_step(batch, batch_idx)
-
     monitor = GradientMonitor(logs_per_flush=100)
     with pytest.raises(RuntimeError, match="crash"):
         fit(Crashes(), monitor)
@@ -202,8 +200,7 @@ class Snapshots(GradientSpy):
         super().__init__()
         self.weights = []
 
-    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.old = {name: p.detach().double().clone() for name, p in pl_module.named_parameters()}
 
     def on_train_batch_end(self, trainer, pl_module, *args):
@@ -284,13 +281,50 @@ def test_noise_scale_says_so_when_there_is_nothing_to_compare():
     assert len([each for each in caught if "noise_scale" in str(each.message)]) == 1
 
 
-def test_no_hook_and_no_copy_outlives_its_step():
-    module = Regression()
-    monitor = GradientMonitor(2, noise_scale=True, update_ratio=True, cosine=True)
-    fit(module, monitor, accumulate_grad_batches=2)
+def held_tensors(thing, seen=None):
+    """Tensors of more than one element that an object of ours leads to, whatever its attributes are called."""
+    seen = {} if seen is None else seen
+    if id(thing) in seen:
+        return []
+    seen[id(thing)] = thing
+    if isinstance(thing, torch.Tensor):
+        return [thing] if thing.numel() > 1 else []
+    if isinstance(thing, dict):
+        parts = list(thing.values())
+    elif isinstance(thing, (list, tuple, set, deque)):
+        parts = list(thing)
+    else:
+        parts = [vars(thing)] if type(thing).__module__.startswith("lightning_gradtools") and vars(thing) else []
+    return [tensor for part in parts for tensor in held_tensors(part, seen)]
+
+
+class Crashes(Regression):
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 3:
+            raise RuntimeError("crash")
+        return super().training_step(batch, batch_idx)
+
+
+class SkipsTheRest(Regression):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 3 else None
+
+
+@pytest.mark.parametrize("module_type", [Regression, Crashes, SkipsTheRest])
+def test_no_hook_and_no_copy_outlives_the_fit_however_it_ends(module_type):
+    module = module_type()
+    monitor = GradientMonitor(1, noise_scale=True, weight_norm=True, update_ratio=True, cosine=True, logs_per_flush=100)
+    held = []
+
+    class Watcher(GradientSpy):
+        def on_train_batch_end(self, *args):
+            held.append(len(held_tensors(monitor)))
+
+    with pytest.raises(RuntimeError, match="crash") if module_type is Crashes else nullcontext():
+        fit(module, Watcher(), monitor, accumulate_grad_batches=2)
     assert not any(parameter._backward_hooks for parameter in module.parameters())
-    assert not monitor._watched
-    assert not monitor._pending
+    assert max(held) > 0, "the helper must see what is held between two steps"
+    assert held_tensors(monitor) == []
 
 
 def test_histograms_reach_tensorboard(tmp_path):
@@ -307,24 +341,79 @@ def test_histograms_reach_tensorboard(tmp_path):
         assert event.histogram_value.sum_squares == pytest.approx(gradient.square().sum().item(), rel=1e-5)
 
 
-def test_at_the_end_every_layer_and_no_total_is_drawn_over_depth(tmp_path, monkeypatch):
-    drawn = []
+class KeepsFigures(CSVLogger):
+    """A logger that can show figures: it keeps the axes of each by its tag and step."""
 
-    def spied(steps, norms):
-        drawn.append((steps, norms))
-        return norms_over_depth(steps, norms)
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.axes = {}
 
-    monkeypatch.setattr(gradient_monitor, "norms_over_depth", spied)
+
+class KeepsFiguresAdapter(LoggerAdapter):
+    logger_class = "KeepsFigures"
+
+    def figure(self, tag, draw, step):
+        self.logger.axes[tag, step] = draw().axes[0]
+
+
+def drawn_layers(axes):
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_at_the_end_every_layer_and_no_total_is_drawn_over_depth(tmp_path):
     net = torch.nn.Sequential(OrderedDict(totalizer=torch.nn.Linear(4, 4), last=torch.nn.Linear(4, 1)))
-    monitor, board = GradientMonitor(group_by=r"net\.(\w+)", prefix="mine/"), TensorBoardLogger(tmp_path)
-    fit(Regression(lambda: net), monitor, logger=board)
+    monitor = GradientMonitor(1, group_by=r"net\.(\w+)", prefix="mine/")
+    board, figures = TensorBoardLogger(tmp_path), KeepsFigures(tmp_path)
+    fit(Regression(lambda: net), monitor, logger=[board, figures])
     events = EventAccumulator(board.log_dir)
     events.Reload()
     assert events.Tags()["images"] == ["mine/grad_norm/over_depth"]
-    ((steps, norms),) = drawn
-    assert steps == [record.step for record in monitor.history]
-    for found, record in zip(norms, monitor.history, strict=True):
-        assert found == {layer: record.values[f"mine/grad_norm/{layer}"] for layer in ("totalizer", "last")}
+    assert [event.step for event in events.Images("mine/grad_norm/over_depth")] == [5]
+    axes = figures.axes["mine/grad_norm/over_depth", 5]
+    assert drawn_layers(axes) == ["totalizer", "last"]
+    assert [line.get_label() for line in axes.lines] == [f"step {record.step}" for record in monitor.history]
+    for line, record in zip(axes.lines, monitor.history, strict=True):
+        norms = [record.values[f"mine/grad_norm/{layer}"] for layer in ("totalizer", "last")]
+        assert line.get_ydata() == pytest.approx(norms)
+
+
+class DecaysWeightsOnly(Regression):
+    """Two groups, as for AdamW: what decays and what does not, which tears layers apart."""
+
+    def configure_optimizers(self):
+        parameters = dict(self.named_parameters())
+        groups = [[p for name, p in parameters.items() if end in name] for end in ("bias", "weight")]
+        return torch.optim.AdamW([{"params": group} for group in groups], lr=1e-2)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_layers_are_listed_as_the_module_defines_them_whatever_groups_the_optimizer_has(tmp_path, top_k):
+    spy, monitor, figures = GradientSpy(), GradientMonitor(1, top_k=top_k), KeepsFigures(tmp_path)
+    module = DecaysWeightsOnly()
+    fit(module, spy, monitor, logger=figures)
+    shown = {key.removeprefix("grad_norm/") for record in monitor.history for key in record.values} - {"total"}
+    in_depth = [name for name, _ in module.named_parameters() if name in shown]
+    assert drawn_layers(figures.axes["grad_norm/over_depth", 5]) == in_depth
+    assert [line.split()[0] for line in monitor.table().splitlines()[1:]] == in_depth
+    assert (top_k is None) == (len(in_depth) == 6)
+    for record, gradients in zip(monitor.history, spy.before, strict=True):
+        for key in record.values.keys() - {"grad_norm/total"}:
+            name = key.removeprefix("grad_norm/")
+            assert record.values[key] == pytest.approx(reference_norm({name: gradients[name]}), rel=1e-6)
+
+
+def test_a_layer_called_total_does_not_take_the_place_of_the_total():
+    net = torch.nn.Sequential(OrderedDict(total=torch.nn.Linear(4, 4), total_=torch.nn.Linear(4, 1)))
+    spy, monitor = GradientSpy(), GradientMonitor(1, group_by=r"net\.(\w+)", weight_norm=True)
+    fit(Regression(lambda: net), spy, monitor)
+    for record, gradients in zip(monitor.history, spy.before, strict=True):
+        by_layer = {
+            layer: {name: g for name, g in gradients.items() if name.startswith(f"net.{layer}.")}
+            for layer in ("total", "total_")
+        }
+        expected = {"total": gradients, "total__": by_layer["total"], "total_": by_layer["total_"]}
+        found = {key.removeprefix("grad_norm/"): v for key, v in record.values.items() if key.startswith("grad_norm/")}
+        assert found == {key: pytest.approx(reference_norm(some), rel=1e-6) for key, some in expected.items()}
 
 
 def test_the_trainers_clipping_has_a_coefficient_and_a_rate():
@@ -352,15 +441,52 @@ def test_everything_at_once_changes_no_bit():
 
 
 def test_state_is_plain_and_survives():
-    monitor = GradientMonitor(noise_scale=True)
+    monitor = GradientMonitor(1, noise_scale=True)
     fit(Regression(), monitor, accumulate_grad_batches=2, gradient_clip_val=0.1)
     state = monitor.state_dict()
+    assert set(state) == {"version", "noise", "clipped"}
     assert state["clipped"] == [True] * 3
     assert state["noise"]["weight"] > 0
     again = GradientMonitor(5, norm_type=1)
     again.load_state_dict(state)
+    again.load_state_dict(state)
     assert again.state_dict() == state
     assert again.state_key == monitor.state_key != GradientMonitor(prefix="other/").state_key
+
+
+def test_of_another_versions_state_what_is_known_is_kept_and_the_rest_is_said_once():
+    monitor = GradientMonitor()
+    with pytest.warns(UserWarning, match=r"'noise' is missing, 'temperature' is unknown; the rest") as caught:
+        monitor.load_state_dict({"clipped": [True, False], "temperature": 3})
+    assert len(caught) == 1
+    assert monitor.state_dict()["clipped"] == [True, False]
+    with pytest.warns(UserWarning, match="'clipped' cannot be read .*'noise' cannot be read"):
+        monitor.load_state_dict({"version": 9, "clipped": None, "noise": {"signal": 1.0, "colour": "red"}})
+    assert monitor.state_dict()["clipped"] == [True, False]
+
+
+def test_a_run_with_the_same_optimizer_object_has_its_own_norms():
+    module = Regression()
+    module.kept = torch.optim.SGD(module.parameters(), lr=1e-4)
+    module.configure_optimizers = lambda: module.kept
+    spy, monitor = GradientSpy(), GradientMonitor(1)
+    fit(module, monitor, data=batches(1))
+    fit(module, spy, monitor, data=batches(1, scale=100.0))
+    totals = [record.values["grad_norm/total"] for record in monitor.history]
+    assert totals == pytest.approx([reference_norm(gradients) for gradients in spy.before], rel=1e-6)
+
+
+def test_the_same_monitor_starts_anew_with_another_model():
+    def settings():
+        return {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
+
+    used, fresh = (GradientMonitor(1, noise_scale=True, cosine=True, update_ratio=True) for _ in range(2))
+    fit(Regression(), used, data=batches(6, scale=1000.0), **settings())
+    for monitor in (used, fresh):
+        torch.manual_seed(1)
+        fit(Regression(mlp), monitor, **settings())
+    assert [vars(record) for record in used.history] == [vars(record) for record in fresh.history]
+    assert used.state_dict() == fresh.state_dict()
 
 
 class Bag(torch.nn.Module):
@@ -466,34 +592,231 @@ def test_two_optimizers_are_kept_apart():
         assert len(values) == len(mine) + 1
 
 
-def test_a_failing_monitor_warns_once_by_name_and_steps_aside():
-    class Broken(GradientMonitor):
-        def _flush(self, trainer):
+class Held:
+    """A batch in which nobody finds its size."""
+
+    def __init__(self, pairs):
+        self.x, self.y = (torch.stack(part) for part in zip(*pairs, strict=True))
+
+
+def test_without_a_batch_size_only_the_noise_scale_is_lost():
+    class Unwraps(Regression):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch.x, batch.y), batch_idx)
+
+    x, y = (torch.cat(part) for part in zip(*batches(), strict=True))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8, collate_fn=Held)
+    monitor = GradientMonitor(1, noise_scale=True)
+    with pytest.warns(UserWarning, match=r"noise_scale=True\): not measured, the batch size is not known") as caught:
+        trainer(monitor, accumulate_grad_batches=2).fit(Unwraps(), data)
+    assert len([each for each in caught if "noise_scale" in str(each.message)]) == 1
+    assert monitor.failure is None
+    assert [record.step for record in monitor.history] == [0, 1, 2]
+    assert all("grad_norm/total" in record.values for record in monitor.history)
+    assert not [key for key in last(monitor) if "noise" in key]
+
+
+def test_derivatives_inside_the_loss_are_no_part_of_the_noise_scale():
+    class Differentiates(Regression):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            torch.autograd.grad(100 * loss, list(self.parameters()), create_graph=True)  # calls hooks of parameters
+            return loss
+
+    found = []
+    for module_type in (Regression, Differentiates):
+        torch.manual_seed(0)
+        monitor = GradientMonitor(1, noise_scale=True)
+        fit(module_type(), monitor, accumulate_grad_batches=2)
+        found.append([dict(record.values) for record in monitor.history])
+    assert "grad_noise/signal" in found[0][-1]
+    assert found[0] == found[1]
+
+
+class LargestEntry(Measurement):
+    """What a user may write: the largest entry of each gradient, of all, and how often it grew."""
+
+    def __init__(self):
+        self.grew, self.latest = 0, 0.0
+
+    def before_step(self, context):
+        return {"largest": torch.stack([gradient.abs().max() for gradient in context.norms.gradients()])}
+
+    def scalars(self, found, step):
+        largest = found["largest"]
+        self.grew += max(largest) > self.latest
+        self.latest = max(largest)
+        layers = [max(largest[2 * layer : 2 * layer + 2]) for layer in range(len(step.layers.names))]
+        return {"largest_entry": PerLayer(total=self.latest, layers=layers), "steps/grew": float(self.grew)}
+
+    def reset(self):
+        self.grew, self.latest = 0, 0.0
+
+    def state_dict(self):
+        return {"grew": self.grew, "latest": self.latest}
+
+    def load_state_dict(self, state):
+        self.grew, self.latest = state["grew"], state["latest"]
+
+
+def test_a_measurement_of_the_users_is_one_class():
+    spy, own = GradientSpy(), LargestEntry()
+    monitor = GradientMonitor(1, group_by="module", prefix="my/", measurements=[own, LargestEntry()], logs_per_flush=4)
+    run = fit(Regression(), spy, monitor)
+    grew = before = 0
+    for record, gradients in zip(monitor.history, spy.before, strict=True):
+        largest = {name: float(g.abs().max()) for name, g in gradients.items()}
+        grew, before = grew + (max(largest.values()) > before), max(largest.values())
+        assert record.values["my/largest_entry/total"] == pytest.approx(before)
+        assert record.values["my/steps/grew"] == grew
+        for layer in ("net.0", "net.2", "net.4"):
+            expected = max(largest[f"{layer}.weight"], largest[f"{layer}.bias"])
+            assert record.values[f"my/largest_entry/{layer}"] == pytest.approx(expected)
+    assert run.callback_metrics["my/steps/grew"] == grew
+    state = monitor.state_dict()
+    assert state["measurements"] == {"0": own.state_dict(), "1": own.state_dict()}
+    again = GradientMonitor(measurements=[LargestEntry(), LargestEntry()])
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    fit(Regression(), monitor)
+    assert monitor.history[0].values["my/steps/grew"] == 1, "another run begins anew"
+
+
+def weights_and_warnings(*callbacks, **settings):
+    torch.manual_seed(3)
+    module = Regression()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, *callbacks, accumulate_grad_batches=2, gradient_clip_val=0.1, **settings)
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+    assert not any(parameter._backward_hooks for parameter in module.parameters())
+    return weights, [str(each.message) for each in caught if "GradientMonitor" in str(each.message)]
+
+
+def everything():
+    return GradientMonitor(
+        1, weight_norm=True, update_ratio=True, cosine=True, noise_scale=True, histograms=True, progress_bar=True
+    )
+
+
+def test_whichever_guarded_call_fails_training_goes_on_to_the_same_weights_and_one_warning_says_so(monkeypatch):
+    calls, failing = [], None
+    attempt = fail_safe.attempt
+
+    def spied(name, where, function, *args, **kwargs):
+        if name == "GradientMonitor":
+            calls.append(where)
+            if where == failing:
+                raise OSError("no space left")
+        return attempt(name, where, function, *args, **kwargs)
+
+    without, _ = weights_and_warnings()
+    monkeypatch.setattr(fail_safe, "attempt", spied)  # what is guarded is called there, and nowhere else
+    assert weights_and_warnings(everything())[1] == []
+    places = sorted(set(calls))
+    assert {"on_before_optimizer_step", "on_fit_end", "UpdateRatio.after_step", "_look"} <= set(places)
+    for failing in places:
+        monitor = everything()
+        weights, said = weights_and_warnings(monitor)
+        assert torch.equal(weights, without), failing
+        assert "no space left" in monitor.failure, failing
+        assert "GradientMonitor is off for the rest of this run" in said[0], failing
+        assert said[1:] == ([] if failing != "release" else said[1:2]), failing
+
+
+def test_a_failing_measurement_disables_the_monitor_and_the_warning_names_both():
+    class Broken(LargestEntry):
+        def scalars(self, found, step):
             raise OSError("disk full")
 
-    monitor = Broken()
-    module, untouched = Regression(), Regression()
-    untouched.load_state_dict(module.state_dict())
-    with pytest.warns(UserWarning, match=r"Broken is off .*: OSError in on_train_batch_end: disk full") as caught:
-        fit(module, monitor)
-    assert len([warning for warning in caught if "Broken" in str(warning.message)]) == 1
-    fit(untouched)
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), untouched.parameters(), strict=True))
+    monitor = GradientMonitor(1, measurements=[Broken()])
+    weights, said = weights_and_warnings(monitor)
+    assert torch.equal(weights, weights_and_warnings()[0])
+    (warning,) = said
+    assert warning.startswith("GradientMonitor is off")
+    assert "OSError" in warning
+    assert "disk full" in warning
+    assert len(monitor.history) == 0
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"log_every_n_steps": 0},
-        {"norm_type": 3},
-        {"top_k": -1},
-        {"include": "("},
-        {"group_by": "["},
-        {"history_size": 1.5},
-        {"logs_per_flush": 0},
+        ({"log_every_n_steps": 0}, "log_every_n_steps=0: must be an integer >= 1"),
+        ({"norm_type": 3}, "norm_type=3: must be 1, 2 or 'inf'"),
+        ({"norm_type": "max"}, "norm_type='max': must be 1, 2 or 'inf'"),
+        ({"top_k": -1}, "top_k=-1: must be an integer >= 0"),
+        ({"include": "("}, "include=['\"]\\(['\"].*: must be regular expressions"),
+        ({"include": 3}, "include=3: must be a regular expression or a list of them"),
+        ({"exclude": ["bias", None]}, r"exclude=\['bias', None\]: must be a regular expression or a list of them"),
+        ({"group_by": "["}, "group_by='\\[': must be regular expressions"),
+        ({"group_by": None}, "group_by=None: must be 'parameter', 'module' or a regular expression"),
+        ({"history_size": 1.5}, "history_size=1.5: must be an integer"),
+        ({"logs_per_flush": 0}, "logs_per_flush=0: must be an integer >= 1"),
+        ({"prefix": None}, "prefix=None: must be a string"),
+        ({"measurements": [3]}, r"measurements=\[3\]: must be a list of Measurement"),
+        *(
+            ({name: "no"}, f"{name}='no': must be True or False")
+            for name in ("progress_bar", "weight_norm", "update_ratio", "cosine", "noise_scale", "histograms")
+        ),
     ],
     ids=str,
 )
-def test_wrong_arguments_are_refused_by_name(wrong):
-    with pytest.raises(ArgumentError, match=f"^{next(iter(wrong))}="):
+def test_wrong_arguments_are_refused_by_name(wrong, message):
+    with pytest.raises(ArgumentError, match=f"^{message}"):
         GradientMonitor(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"include": "nothing_matches"}, "include='nothing_matches': must be found in the name of a parameter"),
+        ({"exclude": ".*"}, r"exclude='\.\*': must leave a parameter to report"),
+        ({"include": "weight", "exclude": ["w", "x"]}, r"exclude=\['w', 'x'\]: must leave"),
+        ({"group_by": "modul"}, r"group_by='modul': must be 'parameter', .*net\.0\.weight.*did you mean 'module'"),
+    ],
+    ids=str,
+)
+def test_patterns_that_fit_no_parameter_are_refused_when_the_fit_starts(wrong, message):
+    with pytest.raises(ArgumentError, match=f"^{message}") as error:
+        fit(Regression(), GradientMonitor(**wrong))
+    assert "\n" not in str(error.value)
+
+
+def test_a_monitor_shows_how_it_was_made():
+    assert repr(GradientMonitor()) == "GradientMonitor()"
+    assert repr(GradientMonitor(include=[], norm_type=2)) == "GradientMonitor()"
+    shown = repr(GradientMonitor(5, group_by="module", norm_type="inf", cosine=True))
+    assert shown == "GradientMonitor(log_every_n_steps=5, norm_type=inf, group_by='module', cosine=True)"
+
+
+def test_table_and_report_say_what_the_history_holds():
+    monitor = GradientMonitor(1, group_by="module", prefix="my/")
+    assert (monitor.table(), monitor.report()) == ("", "no step was logged")
+    fit(Regression(), monitor, gradient_clip_val=0.1)
+    norms = {
+        layer: [r.values[f"my/grad_norm/{layer}"] for r in monitor.history] for layer in ("net.0", "net.2", "net.4")
+    }
+    header, *rows = (line.split() for line in monitor.table().splitlines())
+    assert header == ["gradient", "norm", "of", "step", "0", "median", "step", "5"]
+    for row, (layer, values) in zip(rows, norms.items(), strict=True):
+        assert row == [layer, *(f"{x:.3g}" for x in (values[0], statistics.median(values), values[-1]))]
+    totals = [record.values["my/grad_norm/total"] for record in monitor.history]
+    largest, smallest = (choose(norms, key=lambda layer: norms[layer][-1]) for choose in (max, min))
+    assert monitor.report().splitlines() == [
+        "6 logged steps, 0 to 5",
+        f"my/grad_norm/total: median {statistics.median(totals):.3g}, last {totals[-1]:.3g}",
+        f"largest layer at the last step: {largest}, {norms[largest][-1]:.3g}",
+        f"smallest layer at the last step: {smallest}, {norms[smallest][-1]:.3g}",
+        f"clipped: {last(monitor)['my/clip/rate']:.0%} of the latest logged steps",
+    ]
+
+
+def test_in_a_notebook_names_are_text():
+    net = torch.nn.Sequential(OrderedDict({"<b>": torch.nn.Linear(4, 1), "other": torch.nn.Linear(1, 1)}))
+    monitor = GradientMonitor(1)
+    fit(Regression(lambda: net), monitor)
+    shown = monitor._repr_html_()
+    assert "net.&lt;b&gt;.weight" in shown
+    assert "<b>" not in shown
+    assert "6 logged steps" in shown

@@ -38,3 +38,17 @@ def test_a_layer_that_a_step_lacks_is_a_gap():
 def test_a_hundred_layers_keep_their_names_legible():
     axes, _ = lines(norms_over_depth([0], [{f"layer.{n}": 1.0 for n in range(100)}]))
     assert len(axes.get_xticklabels()) <= 24
+
+
+def test_steps_with_nothing_to_show_leave_the_others_their_place():
+    nothing = {"a": math.nan, "b": 0.0}
+    _, drawn = lines(norms_over_depth(range(100), [{"a": 1.0, "b": 2.0}] * 3 + [nothing] * 97))
+    assert drawn == {f"step {step}": [1.0, 2.0] for step in range(3)}
+    _, none = lines(norms_over_depth([0], [nothing]))
+    assert none == {}
+
+
+def test_the_order_of_depth_may_be_told():
+    axes, drawn = lines(norms_over_depth([0], [{"a": 1.0, "b": 2.0}], ["b", "a"]))
+    assert drawn == {"step 0": [2.0, 1.0]}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "a"]

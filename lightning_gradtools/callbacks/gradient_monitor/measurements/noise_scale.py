@@ -1,25 +1,34 @@
 """The gradient noise scale of a run, from the micro-batches of gradient accumulation or the ranks of DDP."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
+from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.gradient_pass import optimizer_parameters
-from lightning_gradtools._lightning.strategy import loss_scale_of
+from lightning_gradtools._lightning.strategy import is_strategy, loss_scale_of
+from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement import (
+    MeasuredStep,
+    Measurement,
+    Run,
+    StepContext,
+)
 from lightning_gradtools.callbacks.gradient_monitor.measurements.micro_batches import MicroBatchNorms
-from lightning_gradtools.callbacks.gradient_monitor.report import Report, Section
-from lightning_gradtools.distributed import mean_over_ranks
 from lightning_gradtools.gradients.noise_scale import NoiseScale
 
+_NOT_MEASURED = "GradientMonitor(noise_scale=True): not measured, "
 
-class NoiseMeasurement:
-    """Watches the micro-batches of the steps that are logged, and averages over these steps.
+
+class GradientNoise(Measurement):
+    """Logs ``grad_noise/``, averaged over the logged steps.
+
+    A step counts if every micro-batch of every rank was of one size and its gradient was seen. That is decided from
+    what all ranks learn of one another when the numbers come to the host, so that all decide alike.
 
     Attributes:
         averages: what the logged steps so far have shown.
@@ -27,56 +36,83 @@ class NoiseMeasurement:
 
     def __init__(self) -> None:
         self.averages = NoiseScale()
-        self._micro_batches: MicroBatchNorms | None = None  # of the step that is logged next
+        self._ranks = 1
+        self._reason: str | None = None  # why it cannot be measured in this fit, on any rank
         self._told_why_not = False
+        self._sizes_are_known = True
+        self._micro_batches: MicroBatchNorms | None = None  # of the step that is logged next
 
-    def start_batch(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        """Watch the backward pass of ``batch``, if there are gradients of two batch sizes to compare."""
-        if self._micro_batches is None and self._is_possible(trainer, module):
-            self._micro_batches = MicroBatchNorms(optimizer_parameters(trainer.optimizers[0]))
-        if self._micro_batches is not None:
-            self._micro_batches.sizes.append(extract_batch_size(batch))
+    @property
+    def shared(self) -> Mapping[str, int]:
+        return {"sizes": 3, "small": 1} if self._ranks > 1 and self._reason is None else {}
 
-    def _is_possible(self, trainer: Trainer, module: LightningModule) -> bool:
+    def start_fit(self, run: Run) -> None:
+        self._ranks = run.trainer.world_size
+        self._told_why_not, self._sizes_are_known = False, True
+        self._reason = None
+        if not run.module.automatic_optimization:
+            self._reason = "under manual optimization micro-batches cannot be told from steps"
+        elif not is_strategy(run.trainer, "SingleDeviceStrategy", "DDPStrategy"):
+            self._reason = f"{type(run.trainer.strategy).__name__} does not show the gradient of one rank"
+
+    def start_batch(self, run: Run, batch: Any) -> None:
+        if not self._sizes_are_known or not self._is_possible(run):
+            return
+        try:
+            size = extract_batch_size(batch)
+        except Exception as error:  # of whatever the user's batch is made of
+            self._sizes_are_known = False
+            self.release()
+            tell(f"{_NOT_MEASURED}the batch size is not known ({error})")
+            return
+        if self._micro_batches is None:
+            self._micro_batches = MicroBatchNorms(optimizer_parameters(run.trainer.optimizers[0]), run.guard)
+        self._micro_batches.sizes.append(size)
+
+    def _is_possible(self, run: Run) -> bool:
         """Say whether gradients of two batch sizes are there to compare; if not, tell why, once."""
-        reason = None
-        if not module.automatic_optimization:
-            reason = "under manual optimization micro-batches cannot be told from steps"
-        elif not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            reason = f"{type(trainer.strategy).__name__} does not show the gradient of one rank"
-        elif trainer.accumulate_grad_batches * trainer.world_size < 2:
+        reason = self._reason
+        if reason is None and run.trainer.accumulate_grad_batches * self._ranks < 2:
             reason = "it needs accumulate_grad_batches >= 2 or DDP with two ranks"
         if reason and not self._told_why_not:
             self._told_why_not = True
-            rank_zero_warn(f"GradientMonitor(noise_scale=True): not measured, {reason}")
+            if run.trainer.is_global_zero:
+                tell(_NOT_MEASURED + reason)
         return reason is None
 
-    def end_backward(self, trainer: Trainer) -> None:
-        """Close the micro-batch whose backward pass has ended."""
+    def before_backward(self, run: Run) -> None:
         if self._micro_batches is not None:
-            self._micro_batches.end_backward(loss_scale_of(trainer))
+            self._micro_batches.start_backward()
 
-    def batch_sizes(self, trainer: Trainer) -> tuple[int, int] | None:
-        """Return the samples of one micro-batch and of the step; None if its micro-batches do not compare."""
-        micro, count = self._micro_batches, trainer.accumulate_grad_batches
+    def after_backward(self, run: Run) -> None:
+        if self._micro_batches is not None:
+            self._micro_batches.end_backward(loss_scale_of(run.trainer))
+
+    def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
+        micro, count = self._micro_batches, context.trainer.accumulate_grad_batches
         if micro is None or len(micro.squared) != count or len(set(micro.sizes)) != 1:
-            return None  # the window at the end of an epoch is short, or its batches differ
-        return micro.sizes[0], micro.sizes[0] * count * trainer.world_size
+            return {}  # the window at the end of an epoch is short, or its batches differ
+        size = micro.sizes[0]
+        return {
+            "sizes": torch.tensor([float(size), size**2, size * count]),
+            # Lightning divides the loss by the number of micro-batches.
+            "small": torch.stack(micro.squared).mean() * count**2,
+            "big": context.euclidean_total().square(),
+        }
 
-    def sections(self, trainer: Trainer, total: Tensor) -> list[Section]:
-        """Return the squared norms of both batch sizes; ``total`` is the 2-norm of the step's gradient."""
-        assert self._micro_batches is not None
-        # Lightning divides the loss by the number of micro-batches.
-        squared = torch.stack(self._micro_batches.squared).mean() * trainer.accumulate_grad_batches**2
-        return [Section("noise_small", mean_over_ranks(squared)), Section("noise_big", total.square())]
+    def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
+        self.release()
+        return {}
 
-    def scalars(self, report: Report) -> dict[str, float]:
-        """Take in what a step showed, now on the host, and return what is logged."""
-        if report.batch_sizes is None:
+    def scalars(self, found: Mapping[str, Sequence[float]], step: MeasuredStep) -> Mapping[str, float]:
+        if not {"sizes", "small", "big"} <= found.keys():
             return {}
-        small, big = report.totals["noise_small"], report.totals["noise_big"]
+        size, size_squared, samples = found["sizes"]  # averages over the ranks
+        if self._ranks > 1 and size_squared != size**2:
+            return {}  # sizes differ, that of a rank which has none being 0
+        (small,), (big,) = found["small"], found["big"]
         if isfinite(small) and isfinite(big):
-            self.averages.update(small, report.batch_sizes[0], big, report.batch_sizes[1])
+            self.averages.update(small, round(size), big, round(samples * self._ranks))
         scalars = {}
         if self.averages.weight:
             scalars["grad_noise/signal"] = self.averages.signal / self.averages.weight
@@ -85,12 +121,16 @@ class NoiseMeasurement:
             scalars["grad_noise/scale"] = self.averages.scale
         return scalars
 
-    def start_run(self) -> None:
-        """Be ready to tell once more why nothing is measured."""
-        self._told_why_not = False
-
-    def stop(self) -> None:
-        """Take the hooks off: the step is over."""
+    def release(self) -> None:
         if self._micro_batches is not None:
             self._micro_batches.remove()
             self._micro_batches = None
+
+    def reset(self) -> None:
+        self.averages = NoiseScale()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"noise": asdict(self.averages)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.averages = NoiseScale(**{key: float(value) for key, value in state["noise"].items()})

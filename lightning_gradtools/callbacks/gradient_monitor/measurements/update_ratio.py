@@ -1,26 +1,57 @@
 """How far a step moves the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from lightning_gradtools.callbacks.gradient_monitor.report import Section, norms_of
+from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement import (
+    MeasuredStep,
+    Measurement,
+    PerLayer,
+    StepContext,
+    norms_of,
+    quotient,
+)
 
 
-class WeightUpdate:
-    """A copy of the weights before a step, whatever optimizer takes it.
+class UpdateRatio(Measurement):
+    """Logs ``update_ratio``: the norm of the change over that of the weights before it, whatever optimizer steps."""
 
-    Args:
-        parameters: the weights.
-    """
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[Sequence[Tensor], list[Tensor]]] = {}  # weights and copies, by optimizer's index
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = parameters
-        self._old = [parameter.detach().clone() for parameter in parameters]
+    def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
+        # A later evaluation of the same step (LBFGS) finds weights that have moved already.
+        if context.index not in self._before:
+            parameters, copies = context.norms.parameters, list[Tensor]()
+            self._before[context.index] = parameters, copies
+            copies.extend(parameter.detach().clone() for parameter in parameters)
+        return {}
 
-    def sections(self, norm_type: float) -> list[Section]:
-        """Return, once and after the step, the norms of the weights before it and of their change."""
-        before = norms_of("old_weight_norm", self._old, norm_type)
-        for old, parameter in zip(self._old, self._parameters, strict=True):
-            old.sub_(parameter.detach())  # in place: the copy is not needed any more
-        return [before, norms_of("update_norm", self._old, norm_type)]
+    def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
+        parameters, copies = self._before.pop(context.index)
+        if list(map(id, parameters)) != list(map(id, context.norms.parameters)):
+            return {}  # the evaluations of the step reached different weights
+        if len(copies) < len(parameters):
+            # Copying failed on this rank. Where weights are sharded, the others need its part in their two norms.
+            for name in ("weights", "updates"):
+                norms_of(name, parameters, context.norm_type)
+            return {}
+        weights = norms_of("weights", copies, context.norm_type)
+        for copy, parameter in zip(copies, parameters, strict=True):
+            copy.sub_(parameter.detach())  # in place: the copy is not needed any more
+        return {**weights, **norms_of("updates", copies, context.norm_type)}
+
+    def scalars(self, found: Mapping[str, Sequence[float]], step: MeasuredStep) -> Mapping[str, PerLayer]:
+        if not found:
+            return {}
+        above, below = (step.norms(found[f"{name}_total"][0], found[name]) for name in ("updates", "weights"))
+        total = quotient(found["updates_total"][0], found["weights_total"][0])
+        layers = [
+            None if update is None or weight is None else quotient(update, weight)
+            for update, weight in zip(above.layers, below.layers, strict=True)
+        ]
+        return {"update_ratio": PerLayer(total=total, layers=layers)}
+
+    def release(self) -> None:
+        self._before.clear()

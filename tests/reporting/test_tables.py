@@ -1,6 +1,6 @@
 import math
 
-from lightning_gradtools.cli.gradient_table import gradient_table
+from lightning_gradtools.reporting.tables import gradient_table
 
 
 def cells(lines):
@@ -54,3 +54,9 @@ def test_without_layers_there_is_no_table():
     assert gradient_table([0], [{"grad_norm/total": 1.0}]) == []
     assert gradient_table([0], [{"grad_norm/total/optimizer_0": 1.0, "grad_norm/total/optimizer_1": 1.0}]) == []
     assert gradient_table([], []) == []
+
+
+def test_only_keys_with_the_prefix_count_and_a_given_order_comes_first():
+    records = [{"my/grad_norm/a": 1.0, "grad_norm/b": 2.0, "my/grad_norm/c": 3.0, "my/grad_norm/d": 4.0}]
+    lines = gradient_table([0], records, "my/", ["my/grad_norm/d", "my/grad_norm/gone", "my/grad_norm/a"])
+    assert [row[0] for row in cells(lines)[1:]] == ["d", "a", "c"]
