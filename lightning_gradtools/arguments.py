@@ -1,8 +1,9 @@
 """Checks of arguments: each failure is one line that names the argument, its value and what is allowed."""
 
 import difflib
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class ArgumentError(ValueError):
@@ -88,3 +89,26 @@ def boolean(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise ArgumentError(f"{name}={value!r}: must be True or False")
     return value
+
+
+def described(built: object, **kept: object) -> str:
+    """Return ``ClassName(argument=value, ...)`` with the arguments of the constructor that are not as by default.
+
+    The value of an argument is that of the attribute of the same name; an argument without one is left out. Empty
+    collections are alike.
+
+    Args:
+        built: what to describe.
+        kept: values of arguments that it keeps under another name.
+    """
+    shown = []
+    for name, parameter in inspect.signature(type(built)).parameters.items():
+        value = kept.get(name, getattr(built, name, parameter.default))
+        if not inspect.ismethod(value) and not _alike(value, parameter.default):
+            shown.append(f"{name}={value!r}")
+    return f"{type(built).__name__}({', '.join(shown)})"
+
+
+def _alike(value: object, default: object) -> bool:
+    both_empty = all(isinstance(each, Collection) and not each for each in (value, default))
+    return both_empty or value is default or bool(value == default)

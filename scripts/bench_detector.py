@@ -23,7 +23,7 @@ from bench_gradients import MODELS, Task, Turnstile
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
-from lightning_gradtools.callbacks import PathologyDetector
+from lightning_gradtools import PathologyDetector
 
 TURN = 40
 ROWS = ("bare", "bare again", "detector")

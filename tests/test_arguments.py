@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lightning_gradtools.arguments import ArgumentError, boolean, integer, number, one_of
+from lightning_gradtools.arguments import ArgumentError, boolean, described, integer, number, one_of
 
 
 def test_one_of_names_the_argument_the_value_what_is_allowed_and_the_nearest_word():
@@ -50,3 +50,39 @@ def test_boolean_takes_nothing_else():
     for value in ("no", 0, 1, None):
         with pytest.raises(ArgumentError, match=f"^nesterov={value!r}: must be True or False$"):
             boolean("nesterov", value)
+
+
+class Built:
+    def __init__(self, rate, *, steps=3, names=(), limit=None, elsewhere=1.0, nowhere=0, table=True):
+        self.rate, self.steps, self.names, self.limit = rate, steps, names, limit
+        self.stored = elsewhere
+
+    def table(self):
+        """A method, and no value of the argument."""
+
+
+@pytest.mark.parametrize(
+    ("built", "text"),
+    [
+        (Built(0.5), "Built(rate=0.5)"),
+        (Built(0.5, steps=3, names=[], limit=None), "Built(rate=0.5)"),
+        (Built("x", steps=4, names=["a"], limit=0), "Built(rate='x', steps=4, names=['a'], limit=0)"),
+        (Built(0.5, elsewhere=2.0, nowhere=7, table=False), "Built(rate=0.5)"),
+    ],
+)
+def test_what_is_built_is_described_by_the_arguments_that_are_not_as_by_default(built, text):
+    assert described(built) == text
+
+
+def test_values_kept_under_another_name_are_described_by_that_of_the_argument():
+    built = Built(0.5, elsewhere=2.0)
+    assert described(built, elsewhere=built.stored, table=False) == "Built(rate=0.5, elsewhere=2.0, table=False)"
+    assert described(built, elsewhere=1.0, table=True) == "Built(rate=0.5)"
+
+
+def test_a_subclass_is_described_by_its_own_name_and_constructor():
+    class Mine(Built):
+        def __init__(self, steps=3):
+            super().__init__(0.1, steps=steps)
+
+    assert (described(Mine()), described(Mine(5))) == ("Mine()", "Mine(steps=5)")

@@ -62,26 +62,46 @@ def test_the_wheel_holds_code_configs_and_the_typing_marker(wheel):
     assert not [name for name in names if name.startswith(("tests", "conf", "examples", "scripts", "build"))]
 
 
-@pytest.mark.timeout(600)
-def test_the_installed_wheel_runs_every_experiment(wheel, tmp_path):
-    """In a fresh environment and an empty folder; dependencies are borrowed, as installing them again takes minutes."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", wheel]
-    subprocess.run(install, check=True)
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A fresh environment with the wheel; dependencies are borrowed, as installing them again takes minutes.
+
+    Returns its folder of programs, and the environment variables to run them with.
+    """
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, with_pip=True)
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", wheel]
+    subprocess.run([folder / "bin" / "python", *install], check=True)
     # On PYTHONPATH the `.pth` files of that folder are not read, so the repository's editable install is not seen.
     borrowed = sysconfig.get_path("purelib")
-    environment = {**os.environ, "PYTHONPATH": borrowed, "OMP_NUM_THREADS": "1"}
-    where = "import lightning_gradtools; print(lightning_gradtools.__file__)"
-    origin = subprocess.run(
-        [python, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert str(tmp_path / "venv") in origin.stdout
+    return folder / "bin", {**os.environ, "PYTHONPATH": borrowed, "OMP_NUM_THREADS": "1"}
+
+
+def test_the_public_names_come_from_the_installed_wheel(wheel, installed, tmp_path):
+    programs, environment = installed
+    code = """
+import lightning_gradtools
+from lightning_gradtools import GradientMonitor, lr_range_test
+print(lightning_gradtools.__file__, lightning_gradtools.__version__, GradientMonitor(), lr_range_test.__module__)
+"""
+    command = [programs / "python", "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    origin, version, monitor, module = run.stdout.split()
+    assert Path(origin).is_relative_to(programs.parent)
+    assert version == wheel.name.split("-")[1]
+    assert (monitor, module) == ("GradientMonitor()", "lightning_gradtools.callbacks.lr_range_test")
+
+
+@pytest.mark.timeout(600)
+def test_the_installed_wheel_runs_every_experiment(installed, tmp_path):
+    """In an empty folder."""
+    programs, environment = installed
     brief = [
         *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=2"),
         *("trainer.limit_test_batches=2", "trainer.val_check_interval=null", "trainer.log_every_n_steps=1"),
     ]
-    command = [tmp_path / "venv" / "bin" / "gradtools-train", "-m", f"experiment={','.join(EXPERIMENTS)}", *brief]
+    command = [programs / "gradtools-train", "-m", f"experiment={','.join(EXPERIMENTS)}", *brief]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     summaries = list(tmp_path.glob("outputs/*/sweep_*/*/summary.json"))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_gradtools._lightning.gradient_pass import forget_passes
-from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.arguments import ArgumentError, described
 from lightning_gradtools.distributed import rank, world_size
 
 _log = logging.getLogger("lightning_gradtools")
@@ -163,6 +163,9 @@ class Observer(Callback):
         super().__init_subclass__(**kwargs)
         for name in _HOOKS & cls.__dict__.keys():
             setattr(cls, name, _guarded(cls.__dict__[name], (ArgumentError,) if name in _MAY_REFUSE else ()))
+
+    def __repr__(self) -> str:
+        return described(self)
 
     @property
     def guard(self) -> FailSafe:

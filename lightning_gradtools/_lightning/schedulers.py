@@ -1,9 +1,26 @@
 """Who owns the learning rate: the module's own schedulers, or a callback's."""
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from lightning_gradtools.arguments import ArgumentError
+
+
+def range_test(min_lr: float, max_lr: float, num_steps: int) -> LearningRateFinder:
+    """Return Lightning's finder as a callback that ends the training it runs in, and leaves the module's rate alone.
+
+    Lightning's Tuner makes one like this too, but puts it before the other callbacks, so that it would test the network
+    before it is initialised.
+
+    Args:
+        min_lr: the first learning rate.
+        max_lr: the last.
+        num_steps: the number of optimizer steps.
+    """
+    finder = LearningRateFinder(min_lr, max_lr, num_steps, update_attr=False)
+    finder._early_exit = True
+    return finder
 
 
 def make_way(trainer: Trainer, pl_module: LightningModule, replace: bool) -> None:

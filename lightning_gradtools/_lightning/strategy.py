@@ -14,6 +14,11 @@ def is_strategy(trainer: Trainer, *names: str) -> bool:
     return any(cls.__name__ in names for cls in type(trainer.strategy).__mro__)
 
 
+def starts_ranks_by_rerunning(trainer: Trainer) -> bool:
+    """Say whether the strategy of ``trainer`` starts its other ranks by running this process's command line again."""
+    return any(cls.__name__ == "_SubprocessScriptLauncher" for cls in type(trainer.strategy.launcher).__mro__)
+
+
 def require_whole_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:
     """Refuse a run whose gradients ``callback``, given by name, could see only in part.
 

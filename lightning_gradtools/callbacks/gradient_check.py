@@ -11,12 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_gradtools._lightning.fail_safe import Observer, tell
 from lightning_gradtools._lightning.probe import first_batch, set_up_data, stand_in, training_loss
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
+from lightning_gradtools.pytree import tree_leaves, tree_map
 
 
 class GradientCheckError(RuntimeError):

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_gradtools._lightning.schedulers import range_test
 from lightning_gradtools.arguments import ArgumentError, integer, number
 from lightning_gradtools.reporting.figures.learning_rate import range_test_curve
 from lightning_gradtools.reporting.loggers import log_figure
@@ -93,10 +93,7 @@ def lr_range_test(
     integer("num_steps", num_steps, at_least=20)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ArgumentError("fast_dev_run=True: must be off for a range test, which Lightning else skips")
-    finder = LearningRateFinder(min_lr, max_lr, num_steps, update_attr=False)
-    # Lightning's Tuner sets this too, so that training ends with the test; but it puts the finder before the
-    # other callbacks, so that it would test the network before it is initialised.
-    finder._early_exit = True
+    finder = range_test(min_lr, max_lr, num_steps)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [*callbacks, finder]  # type: ignore[attr-defined]
     weights = copy.deepcopy(module.state_dict())

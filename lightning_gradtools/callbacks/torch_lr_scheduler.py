@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_gradtools._lightning.loop import run_lengths
 from lightning_gradtools._lightning.schedulers import make_way
-from lightning_gradtools.arguments import ArgumentError, integer, one_of
+from lightning_gradtools.arguments import ArgumentError, described, integer, one_of
 
 # torch documents these two as stepped after every batch, all others after every epoch.
 _PER_STEP = ("OneCycleLR", "CyclicLR")
@@ -76,6 +76,9 @@ class TorchLRScheduler(Callback):
     def _usual_interval(self) -> str:
         per_step = tuple(getattr(lr_scheduler, name) for name in _PER_STEP)
         return "step" if issubclass(self.scheduler.func, per_step) else "epoch"  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the scheduler: late enough for Lightning to keep it, early enough for it to be restored."""

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_gradtools._lightning.fail_safe import FailSafe
 from lightning_gradtools._lightning.loop import run_lengths
 from lightning_gradtools._lightning.schedulers import make_way
-from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.arguments import ArgumentError, described
 from lightning_gradtools.reporting.figures.learning_rate import planned_curve
 from lightning_gradtools.reporting.loggers import log_figure
 from lightning_gradtools.schedules import Length, WarmupCosine, WarmupCosineLR, check_length, steps_in
@@ -109,6 +109,9 @@ class WarmupCosineSchedule(Callback):
         self._hooks: list[RemovableHandle] = []
         self._loaded: list[dict[str, Any]] | None = None
         self.guard = FailSafe("WarmupCosineSchedule's figure")
+
+    def __repr__(self) -> str:
+        return described(self, **self._shape.keywords)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the schedule: late enough for Lightning to keep it, early enough for it to be restored."""

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
-from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.initialization import SCHEMES, Initialization, initialize_, lsuv_, trace_signal_path
 
 
@@ -55,6 +55,9 @@ class WeightInitialization(Callback):
         self.force = force
         self.seed = None if seed is None else integer("seed", seed, at_least=0)
         self.result: Initialization | None = None
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Initialise, unless the run continues from a checkpoint."""

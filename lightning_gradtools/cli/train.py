@@ -7,10 +7,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
+from lightning_gradtools._lightning.strategy import starts_ranks_by_rerunning
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.cli import run_folder
@@ -100,7 +100,7 @@ def _can_test(module: lightning.LightningModule, datamodule: lightning.Lightning
 def _refuse_a_sweep_of_reruns(trainer: lightning.Trainer, cfg: DictConfig) -> None:
     """Lightning's ``ddp`` starts a rank by running the command line again; with ``-m`` in it that is a sweep each."""
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if in_sweep and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+    if in_sweep and starts_ranks_by_rerunning(trainer):
         raise ArgumentError(
             f"trainer.strategy={cfg.trainer.strategy!r}: cannot run in a sweep, because every process would"
             " run the whole sweep again; must be ddp_spawn or ddp_fork (trainer=ddp trainer.strategy=ddp_spawn)"

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch._decomp import decomposition_table
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from lightning_gradtools.curvature.finite_difference import Displacement
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
+from lightning_gradtools.pytree import tree_map
 
 _WRITTEN_OUT = {
     operation: decomposition_table[operation]

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+
+from lightning_gradtools.pytree import tree_leaves, tree_map
 
 
 @dataclass

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_gradtools.gradient_check.calls import Call
 from lightning_gradtools.gradient_check.directional import DirectionalCheck, check_direction
+from lightning_gradtools.pytree import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)

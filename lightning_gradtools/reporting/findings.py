@@ -20,7 +20,12 @@ def one_line(finding: Finding) -> str:
 
 
 def console_table(findings: Sequence[Finding]) -> str:
-    """Return a table, what stands and is worst first; below the first of each kind what to try."""
+    """Return a table, what stands and is worst first; below the first of each kind what to try.
+
+    "no findings" if there are none: a head without lines would leave people wondering.
+    """
+    if not findings:
+        return "no findings"
     ordered = _ordered(findings)
     rows = [
         (str(each.severity), str(each.kind), place(each), str(each.step), _state(each), each.message)
@@ -58,12 +63,15 @@ def card(findings: Sequence[Finding]) -> str:
 
 
 def verdict_line(findings: Sequence[Finding], samples: int) -> str:
-    """Return the verdict on a run in one line, from its findings and the number of steps that were looked at."""
+    """Return the verdict on a run in one line, from its findings and the number of sampled steps."""
     standing = [each for each in _ordered(findings) if each.resolved_at is None and each.severity >= Severity.WARNING]
     if not samples:
-        return "no step was looked at"
+        return "no verdict: no step was sampled yet"
+    if not findings:
+        return f"healthy: no findings in {samples} sampled steps"
     if not standing:
-        return f"healthy: 0 findings in {samples} samples"
+        others = f"{len(findings)} lesser or resolved"
+        return f"healthy: nothing at warning or above stands after {samples} sampled steps ({others})"
     worst, more = standing[0], len(standing) - 1
     advice = f"; try: {worst.remedy[0].sentence}" if worst.remedy else ""
     others = f" (and {more} more)" if more else ""

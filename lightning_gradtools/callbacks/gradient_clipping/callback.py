@@ -1,6 +1,5 @@
 """Gradient clipping and a guard against non-finite steps, on the norms that the monitor reads too."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from lightning_gradtools._lightning.loop import (
 )
 from lightning_gradtools._lightning.module import Patch, patched
 from lightning_gradtools._lightning.strategy import require_whole_gradients
-from lightning_gradtools.arguments import ArgumentError, integer, one_of
+from lightning_gradtools.arguments import ArgumentError, described, integer, one_of
 from lightning_gradtools.callbacks.gradient_clipping.groups import ClippingGroups
 from lightning_gradtools.callbacks.gradient_clipping.methods import (
     Adaptive,
@@ -196,13 +195,7 @@ class GradientClipping(Callback):
         self._run: _Run | None = None
 
     def __repr__(self) -> str:
-        shown = []
-        for name, parameter in inspect.signature(GradientClipping).parameters.items():
-            value = self.threshold if name == self.method else getattr(self, name, None)
-            differs = value != parameter.default and (value or parameter.default)  # [] and () are alike
-            if differs or name == "on_nonfinite":
-                shown.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
+        return described(self, overrides=self.overrides or None, **{self.method: self.threshold})
 
     def __getstate__(self) -> dict[str, Any]:
         # A module that calls `clip` has this callback, and may be copied or saved while it trains; the Trainer cannot.

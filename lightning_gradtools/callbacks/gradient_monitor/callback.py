@@ -1,7 +1,6 @@
 """Gradient norms of every layer while a network trains, for the price of clipping alone."""
 
 import html
-import inspect
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -314,15 +313,6 @@ class GradientMonitor(Observer):
     def report(self) -> str:
         """Return in a few lines what ``history`` shows: steps, total norm, extreme layers, share of clipped steps."""
         return run_report(self.history, self.prefix)
-
-    def __repr__(self) -> str:
-        given = []
-        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            value = getattr(self, name, parameter.default)
-            empty = isinstance(value, Sequence) and not value and not parameter.default
-            if name != "self" and value != parameter.default and not empty:
-                given.append(f"{name}={value!r}")
-        return f"{type(self).__name__}({', '.join(given)})"
 
     def _repr_html_(self) -> str:
         text = "\n".join((self.report(), "", self.table()))

@@ -19,7 +19,7 @@ from lightning_gradtools._lightning.loop import is_accumulating, log_folder, log
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.probe import first_batches, set_up_data, training_loss, undisturbed
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
-from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
+from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
     Probe,
     SpectrumMeasurement,
@@ -173,6 +173,10 @@ class HessianSpectrum(Observer):
         self.history: list[tuple[int, dict[str, float]]] = []
         self.seconds = 0.0
         self._warned = False
+
+    def __repr__(self) -> str:
+        max_overhead = self.max_overhead if self._plans_itself else None
+        return described(self, max_overhead=max_overhead, budget_seconds=self.budget.seconds)
 
     def release(self) -> None:
         self._batches: list[Any] = []

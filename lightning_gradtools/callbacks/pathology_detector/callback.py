@@ -24,7 +24,7 @@ from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
-from lightning_gradtools.arguments import integer
+from lightning_gradtools.arguments import described, integer
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, find_in_parameters, search
 from lightning_gradtools.callbacks.pathology_detector.policy import PathologyError, Policy
 from lightning_gradtools.callbacks.pathology_detector.replay import dump
@@ -490,6 +490,9 @@ class PathologyDetector(Observer):
     def table(self) -> str:
         """Return the findings as a table, what stands and is worst first."""
         return console_table(self.findings)
+
+    def __repr__(self) -> str:
+        return described(self, table=self.print_table)
 
     def _repr_html_(self) -> str:
         return html_table(self.findings, self.report())

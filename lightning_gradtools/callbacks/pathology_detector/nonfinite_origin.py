@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves
 
 from lightning_gradtools._lightning.probe import stand_in, training_loss
+from lightning_gradtools.pytree import tree_flatten_with_path, tree_leaves
 
 
 @dataclass

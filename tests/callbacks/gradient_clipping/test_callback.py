@@ -133,9 +133,9 @@ def test_what_is_no_argument_at_all_is_one_clear_line(wrong, message):
 
 
 def test_repr_says_how_it_clips_and_what_is_not_as_by_default():
-    assert repr(GradientClipping(1.0)) == "GradientClipping(max_norm=1.0, on_nonfinite='skip')"
+    assert repr(GradientClipping(1.0)) == "GradientClipping(max_norm=1.0)"
     assert repr(GradientClipping(zscore=2.5, max_norm=3, window=64, exclude=[], overrides={1: None})) == (
-        "GradientClipping(max_norm=3, zscore=2.5, overrides={'1': None}, window=64, on_nonfinite='skip')"
+        "GradientClipping(max_norm=3, zscore=2.5, overrides={'1': None}, window=64)"
     )
     assert repr(GradientClipping(clip_value=0.1, on_nonfinite=None)) == (
         "GradientClipping(clip_value=0.1, on_nonfinite=None)"

@@ -24,8 +24,10 @@ def _seed():
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return cases.one_process()
+def alone(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:  # the folder of each test is changed to after this
+        patch.chdir(tmp_path_factory.mktemp("alone"))
+        return cases.one_process()
 
 
 def test_sick_runs_are_told_by_kind_and_layer(alone):
