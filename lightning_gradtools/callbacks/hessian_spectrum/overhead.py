@@ -1,4 +1,4 @@
-"""When a dear measurement is due, so that it takes at most a share of the training time."""
+"""When an expensive measurement is due, so that it takes at most a share of the training time."""
 
 import math
 import time
