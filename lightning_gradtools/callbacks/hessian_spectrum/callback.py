@@ -82,7 +82,7 @@ class HessianSpectrum(Observer):
     one's eigenvectors.
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
-    of training are as they were. If a computation fails it warns once and disables itself; one that is
+    of training are as they were. If a computation fails it warns once and steps aside; one that is
     interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2

@@ -1,4 +1,4 @@
-"""When an expensive measurement is due, so that it takes at most a share of the training time."""
+"""When a dear measurement is due, so that it takes at most a share of the training time."""
 
 import math
 import time
