@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 
+from lightning_gradtools.interrupts import raise_held_interrupt
+
 _T = TypeVar("_T")
 
 
@@ -111,6 +113,7 @@ def mean_over_ranks_of(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
     size = like.numel()
     told = torch.zeros(size + 3, dtype=like.dtype, device=like.device)
     try:
+        raise_held_interrupt()
         values = compute()
         if values.shape != like.shape:
             raise ValueError(f"compute() returned shape {tuple(values.shape)}: must be {tuple(like.shape)}")

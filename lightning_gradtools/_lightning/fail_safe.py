@@ -90,8 +90,8 @@ class FailSafe:
     def section(self, where: str) -> Iterator[None]:
         """Guard the body of a ``with``, for clean-up that has to be tried whether or not the guard is off."""
         try:
-            attempt(self.name, where, _nothing)
             yield
+            attempt(self.name, where, _nothing)
         except Exception as error:
             if not self.is_off:
                 self.fail(where, error)
@@ -106,21 +106,21 @@ class FailSafe:
             self.failure = text
         here = f" on rank {rank()}" if several else ""
         tell(f"{self.name}{here} is off for the rest of this run, training goes on: {text}")
-        if self._release is not None:
-            try:
-                attempt(self.name, "release", self._release)
-            except Exception as second:
-                tell(f"{self.name}: could not let go of everything: {type(second).__name__}: {_text_of(second)}")
+        self.let_go()
 
     def agree(self, anyone_failed: bool) -> None:
         """Switch off on this rank, if ``anyone_failed``: the ranks have met, and all of them know."""
         if anyone_failed and self.failure is None:
             self.failure = self.failed_here or "it failed on another rank"
-            if self.failed_here is None and self._release is not None:
-                try:
-                    attempt(self.name, "release", self._release)
-                except Exception as error:
-                    tell(f"{self.name}: could not let go of everything: {type(error).__name__}: {_text_of(error)}")
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Release what is held. Not an attempt like others: without it something would be left behind."""
+        if self._release is not None:
+            try:
+                self._release()
+            except Exception as error:
+                tell(f"{self.name}: could not let go of everything: {type(error).__name__}: {_text_of(error)}")
 
 
 def _nothing() -> None:
@@ -149,6 +149,7 @@ class Observer(Callback):
     What a subclass defines besides hooks of Lightning's:
 
     - :meth:`release`: lets go of all that is held for the run;
+    - :meth:`start_fit`: gets ready for a fit;
     - :meth:`reset`: forgets what was found, because the same object has met another run;
     - :meth:`take_part`: what a rank on which it failed still does so that others need not wait.
 
@@ -177,6 +178,12 @@ class Observer(Callback):
     def release(self) -> None:
         """Let go of everything held for the run (hooks, copies)."""
 
+    def start_fit(self) -> None:
+        """Be ready for a fit, of a new run or an old one.
+
+        What tells whether ranks have met belongs here: it outlives a failure, unlike what :meth:`release` lets go of.
+        """
+
     def reset(self) -> None:
         """Forget what was found in another run."""
 
@@ -188,7 +195,8 @@ class Observer(Callback):
         if stage == "fit":
             forget_passes(trainer)
             self.guard.renew()
-            self.guard.run(self.release)
+            self.guard.let_go()
+            self.guard.run(self.start_fit)
             if trainer.global_step == 0:
                 self.guard.run(self.reset)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -39,6 +40,18 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the callbacks of ``trainer``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """Return the folder of the first logger, or the Trainer's own without one; on the rank that logs.
+
+    ``Trainer.log_dir`` is the same for all ranks, and a broadcast: one rank alone must not ask for it.
+    """
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None) or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
 
 
 def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:

@@ -2,8 +2,6 @@
 
 import copy
 import itertools
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +18,7 @@ from lightning_gradtools._lightning.module import patched, without_patches
 from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.interrupts import held_interrupts
 
 
 def first_batch(trainer: Trainer, pl_module: LightningModule) -> Any:
@@ -34,12 +33,8 @@ def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, sour
     gives each example only once, such as a stream, is these batches shorter afterwards. Fewer are returned if
     there are not as many.
     """
-    if source == "train":
-        trainer.fit_loop.setup_data()
-        loaders: Any = trainer.train_dataloader
-    else:
-        trainer.fit_loop.epoch_loop.val_loop.setup_data()
-        loaders = trainer.val_dataloaders
+    set_up_data(trainer, source)
+    loaders: Any = trainer.train_dataloader if source == "train" else trainer.val_dataloaders
     batches = []
     with isolated_random_state():
         loader = CombinedLoader(loaders, "max_size_cycle" if source == "train" else "sequential")
@@ -48,6 +43,12 @@ def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, sour
             moved = pl_module._on_before_batch_transfer(moved, dataloader_idx=0)
             batches.append(trainer.strategy.batch_to_device(moved))
     return batches
+
+
+def set_up_data(trainer: Trainer, source: str = "train") -> None:
+    """Make the loaders, unless Lightning has; ranks compare their lengths then, so all of them must."""
+    loop = trainer.fit_loop if source == "train" else trainer.fit_loop.epoch_loop.val_loop
+    loop.setup_data()
 
 
 @contextmanager
@@ -86,7 +87,7 @@ class Restoration:
             Exception: the first that a part of it raised, once all was tried.
         """
         first: Exception | None = None
-        with uninterrupted():
+        with held_interrupts():
             while self._undo:
                 try:
                     self._undo.pop()()
@@ -94,26 +95,6 @@ class Restoration:
                     first = first or error
         if first is not None:
             raise first
-
-
-@contextmanager
-def uninterrupted() -> Iterator[Callable[[], bool]]:
-    """Hold a Ctrl-C back until the end of the body; yields whether one came.
-
-    Only the main thread may do so; in another, where none arrives, nothing is held back.
-    """
-    came: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    holds = threading.current_thread() is threading.main_thread() and callable(before)
-    if holds:
-        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield lambda: bool(came)
-    finally:
-        if holds:
-            signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
 
 
 @contextmanager

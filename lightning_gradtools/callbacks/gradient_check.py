@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
+from lightning_gradtools._lightning.fail_safe import Observer, tell
+from lightning_gradtools._lightning.probe import first_batch, set_up_data, stand_in, training_loss
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
 
@@ -39,7 +40,7 @@ class GradientCheckResult:
         return not self.wrong and not self.mixing
 
 
-class GradientCheck(Callback):
+class GradientCheck(Observer):
     """Checks, before training, that gradients are right and that samples keep to themselves.
 
     On a copy of the module in float64 and the first training batch: the gradient of every module called, and
@@ -68,6 +69,8 @@ class GradientCheck(Callback):
             ``on_failure="raise"``.
     """
 
+    deliberate = (GradientCheckError,)
+
     def __init__(
         self,
         tolerance: float = 1e-4,
@@ -80,6 +83,10 @@ class GradientCheck(Callback):
         self.exclude = tuple(exclude)
         self.on_failure = one_of("on_failure", on_failure, ["raise", "warn"])
         self.result: GradientCheckResult | None = None
+        self.start_fit()
+
+    def reset(self) -> None:
+        self.result = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check."""
@@ -89,17 +96,27 @@ class GradientCheck(Callback):
             self.result = self._check(trainer, pl_module)
         except Exception as error:  # our own failure must not keep anyone from training
             self.result = None
-            rank_zero_warn(f"GradientCheck: cannot check {type(pl_module).__name__}: {error}")
+            tell(f"GradientCheck: cannot check {type(pl_module).__name__}: {error}")
         passed = self.result is None or self.result.passed
         message = "" if self.result is None else _describe(self.result, pl_module)
+        # One rank that raises alone would leave the others waiting.
+        self._decided = True
+        all_passed = trainer.strategy.reduce_boolean_decision(passed, all=True)
         if passed and message:
             rank_zero_info(message)
-        # One rank that raises alone would leave the others waiting.
-        if not trainer.strategy.reduce_boolean_decision(passed, all=True):
+        if not all_passed:
             message = message if not passed else "GradientCheck: another rank found a wrong gradient"
             if self.on_failure == "raise":
                 raise GradientCheckError(message)
-            rank_zero_warn(message)
+            tell(message)
+
+    def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hook == "on_fit_start" and not self._decided:
+            set_up_data(trainer)
+            trainer.strategy.reduce_boolean_decision(True, all=True)
+
+    def start_fit(self) -> None:
+        self._decided = False
 
     def _check(self, trainer: Trainer, pl_module: LightningModule) -> GradientCheckResult:
         if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):

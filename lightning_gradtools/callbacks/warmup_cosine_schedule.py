@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradtools._lightning.fail_safe import FailSafe
 from lightning_gradtools._lightning.loop import run_lengths
 from lightning_gradtools._lightning.schedulers import make_way
 from lightning_gradtools.arguments import ArgumentError
@@ -107,10 +108,12 @@ class WarmupCosineSchedule(Callback):
         self.schedulers: list[WarmupCosineLR] = []
         self._hooks: list[RemovableHandle] = []
         self._loaded: list[dict[str, Any]] | None = None
+        self.guard = FailSafe("WarmupCosineSchedule's figure")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the schedule: late enough for Lightning to keep it, early enough for it to be restored."""
         self._release()
+        self.guard.renew()
         make_way(trainer, pl_module, self.replace)
         schedule = self._schedule(trainer, pl_module)
         for optimizer in trainer.optimizers:
@@ -131,6 +134,9 @@ class WarmupCosineSchedule(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what a resumed run changes, and draw what is planned."""
         self._compare_with_checkpoint(trainer)
+        self.guard.run(self._draw, trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run_steps = run_lengths(trainer, pl_module)[0]
         log_figure(trainer, "learning_rate/planned", lambda: self._planned_curve(run_steps), trainer.global_step)
 
@@ -168,6 +174,10 @@ class WarmupCosineSchedule(Callback):
                 f"saved, now for {scheduler.schedule.total_steps}: at step {step} the factor on the learning "
                 f"rate goes from {planned.factor(step):.4g} to {scheduler.schedule.factor(step):.4g}"
             )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the optimizers."""
+        self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the optimizers, which the module may use again."""

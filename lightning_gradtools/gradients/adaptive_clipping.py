@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
+from lightning_gradtools.arguments import number
 from lightning_gradtools.distributed import local_shard, sum_over_shards, summed
 from lightning_gradtools.gradients.clipping import stored_in_place
 
@@ -36,7 +37,12 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
 
     Returns:
         [] the smallest factor applied on this rank: 1 if nothing was clipped.
+
+    Raises:
+        ArgumentError: if ``ratio`` or ``min_weight_norm`` is negative or not finite.
     """
+    number("ratio", ratio, at_least=0)
+    number("min_weight_norm", min_weight_norm, at_least=0)
     smallest = []
     for parameter in parameters:
         if parameter.grad is None or parameter.grad.numel() == 0:
@@ -58,17 +64,20 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """Return the 2-norm of every unit that this rank holds, in a shape that broadcasts against ``tensor``."""
-    local, placements = (tensor, ()) if not isinstance(tensor, DTensor) else (local_shard(tensor)[0], tensor.placements)
-    dims = tuple(range(1, local.ndim)) if local.ndim > 1 else None
-    dtype = torch.float32 if local.dtype in (torch.float16, torch.bfloat16) else None
-    norms: Tensor = torch.linalg.vector_norm(local, dim=dims, keepdim=dims is not None, dtype=dtype)
-    split = tuple(
-        dim
-        for dim, placement in enumerate(placements)
-        if isinstance(placement, Shard) and (placement.dim > 0 or local.ndim <= 1)
-    )
-    if split and isinstance(tensor, DTensor):
-        norms = sum_over_shards(norms.square(), tensor.device_mesh, split).sqrt()
+    if not isinstance(tensor, DTensor):
+        return _norms_of_units(tensor)
+    local, mesh, split = local_shard(tensor)
+    norms = _norms_of_units(local)
+    # Along the first dimension whole units of a matrix lie on one rank. FSDP2 over tensor parallelism shards by a
+    # class of its own, so the dimension is asked for and not the class.
+    across = tuple(each for each in split if local.ndim <= 1 or tensor.placements[each].dim > 0)  # type: ignore[attr-defined]
+    return sum_over_shards(norms.square(), mesh, across).sqrt() if across else norms
+
+
+def _norms_of_units(tensor: Tensor) -> Tensor:
+    dims = tuple(range(1, tensor.ndim)) if tensor.ndim > 1 else None
+    dtype = torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else None
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=dims is not None, dtype=dtype)
     return norms
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lightning_gradtools.arguments import number
 from lightning_gradtools.distributed import summed
 from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
 
@@ -42,7 +43,11 @@ def clip_by_global_norm_(parameters: Sequence[Tensor], max_norm: float, norm_typ
 
     Returns:
         The norms before clipping.
+
+    Raises:
+        ArgumentError: if ``max_norm`` is negative or not finite.
     """
+    number("max_norm", max_norm, at_least=0)
     norms = gradient_norms(parameters, norm_type)
     scale_(norms.gradients(), clip_coefficient(norms.total, max_norm), norms.plain)
     return norms
@@ -73,7 +78,11 @@ def clip_by_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
     Of a complex element the real and the imaginary part are clamped each. A NaN stays one, an infinity is
     clamped. A sparse gradient with duplicate entries, or a ``DTensor`` that is a pending sum, is replaced by
     its clamped sum: clamping the terms would not clamp the sum.
+
+    Raises:
+        ArgumentError: if ``clip_value`` is negative or not finite.
     """
+    number("clip_value", clip_value, at_least=0)
     for parameter in parameters:
         gradient = parameter.grad
         if gradient is None:

@@ -14,13 +14,12 @@ def compiled(name: str, patterns: Patterns) -> tuple[re.Pattern[str], ...]:
     """Return ``patterns`` (one or several) as regular expressions.
 
     Raises:
-        ArgumentError: if one is not a regular expression.
+        ArgumentError: if they are no strings, or one is not a regular expression.
     """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     try:
-        return tuple(re.compile(pattern) for pattern in patterns)
+        return tuple(re.compile(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns))
     except (re.error, TypeError) as error:
-        raise ArgumentError(f"{name}={patterns!r}: must be regular expressions ({error})") from None
+        raise ArgumentError(f"{name}={patterns!r}: must be a regular expression or a list of them ({error})") from None
 
 
 def matches(name: str, patterns: Sequence[re.Pattern[str]]) -> bool:

@@ -22,6 +22,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+LONGEST_WINDOW = 2**24  # torch.nanquantile takes no more
+
 _NORMAL = 1.4826  # 1 / the 75% quantile of the standard normal distribution
 _LEAST_DEVIATION = 0.01  # of the median
 
@@ -30,7 +32,7 @@ class NormHistory:
     """The last finite norms, on the device they come from, so that the host waits for nothing.
 
     Args:
-        window: how many norms are remembered.
+        window: how many norms are remembered, at most :data:`LONGEST_WINDOW`.
         warmup_steps: finite norms to have seen before there is a threshold; it is infinite until then.
         values: norms to start from, oldest first.
     """

@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 
+from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.gradients.adaptive_clipping import adaptive_clip_
 
 
@@ -66,3 +69,15 @@ def test_half_precision_and_none():
     adaptive_clip_([half, none], 0.01)
     torch.testing.assert_close(half.grad.double(), expected, rtol=1e-2, atol=0)
     assert none.grad is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((math.nan,), "ratio=nan: must be a finite number >= 0"), ((0.01, -1.0), "min_weight_norm=-1.0: must be")],
+)
+def test_what_is_no_ratio_is_refused_and_changes_nothing(arguments, message):
+    p = parameter(3, 3)
+    before = p.grad.clone()
+    with pytest.raises(ArgumentError, match=message):
+        adaptive_clip_([p], *arguments)
+    assert torch.equal(p.grad, before)

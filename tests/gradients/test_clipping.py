@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.gradients.clipping import clip_by_global_norm_, clip_by_value_
 
 POWERS = [1.0, 2.0, math.inf]
@@ -95,3 +96,13 @@ def test_value_keeps_nan_and_clamps_infinity():
     clip_by_value_([parameter], 0.3)
     assert parameter.grad[0].isnan()
     assert parameter.grad[1:].tolist() == pytest.approx([0.3, -0.3, 0.1])
+
+
+@pytest.mark.parametrize("bound", [math.nan, -1.0, math.inf])
+@pytest.mark.parametrize(("clip", "name"), [(clip_by_global_norm_, "max_norm"), (clip_by_value_, "clip_value")])
+def test_what_is_no_bound_is_refused_and_changes_nothing(clip, name, bound):
+    (parameter,) = parameters(torch.randn(4))
+    before = parameter.grad.clone()
+    with pytest.raises(ArgumentError, match=f"{name}={bound!r}: must be a finite number >= 0"):
+        clip([parameter], bound)
+    assert torch.equal(parameter.grad, before)

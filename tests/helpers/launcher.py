@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -33,7 +34,13 @@ def _rank(rank: int, work: Callable[..., Any], args: tuple[Any, ...], world_size
     sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     names = {"TORCHELASTIC_RUN_ID": "tests", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     os.environ.update({key: str(value) for key, value in {**ranks, **sizes, **names}.items()})
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=90),  # a rank that waits for another fails soon, by name
+    )
     try:
         torch.save(work(*args), f"{folder}/{rank}")
     finally:

@@ -1,26 +1,49 @@
 """Gradient clipping and a guard against non-finite steps, on the norms that the monitor reads too."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass
-from lightning_gradtools._lightning.loop import is_accumulating, is_logged, logging_step, optimizer_suffix
+from lightning_gradtools._lightning.fail_safe import FailSafe, restore_state
+from lightning_gradtools._lightning.gradient_pass import forget_passes, gradient_pass, optimizer_parameters
+from lightning_gradtools._lightning.loop import (
+    callbacks_of,
+    is_accumulating,
+    is_logged,
+    logging_step,
+    optimizer_suffix,
+    publish,
+)
+from lightning_gradtools._lightning.module import Patch, patched
 from lightning_gradtools._lightning.strategy import require_whole_gradients
-from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
-from lightning_gradtools.callbacks.gradient_clipping.groups import ClippingUnits, Unit
-from lightning_gradtools.callbacks.gradient_clipping.installation import install, refuse_other_clipping
-from lightning_gradtools.callbacks.gradient_clipping.methods import checked_threshold, chosen_method
-from lightning_gradtools.callbacks.gradient_clipping.moving_limits import MovingLimits
+from lightning_gradtools.arguments import ArgumentError, integer, one_of
+from lightning_gradtools.callbacks.gradient_clipping.groups import ClippingGroups
+from lightning_gradtools.callbacks.gradient_clipping.methods import (
+    Adaptive,
+    ClipValue,
+    MaxNorm,
+    Percentile,
+    ZScore,
+    chosen,
+)
 from lightning_gradtools.callbacks.gradient_clipping.nonfinite import NonFiniteGuard
-from lightning_gradtools.callbacks.gradient_clipping.statistics import Clipped, ClippingTally
-from lightning_gradtools.gradients.adaptive_clipping import adaptive_clip_
-from lightning_gradtools.gradients.clipping import clip_by_value_, clip_coefficient
+from lightning_gradtools.callbacks.gradient_clipping.statistics import ClippingTally
 from lightning_gradtools.gradients.layers import Patterns
 from lightning_gradtools.gradients.norm_type import norm_type_of
 from lightning_gradtools.reporting.loggers import log_scalars
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What there is only while a run goes on."""
+
+    trainer: Trainer
+    nonfinite: NonFiniteGuard
+    patch: Patch
 
 
 class GradientClipping(Callback):
@@ -62,7 +85,9 @@ class GradientClipping(Callback):
     ``clip/skipped_steps``    steps so far whose gradients were not finite       always
     ========================  =================================================  =============================
 
-    With several optimizers every key ends in ``/optimizer_0``, ``/optimizer_1`` and so on.
+    With several optimizers every key ends in ``/optimizer_0``, ``/optimizer_1`` and so on. The same is in
+    ``trainer.callback_metrics``, for ``EarlyStopping`` and sweeps, and brought up to date before each validation and at
+    the end of each epoch. If logging fails, it warns once and training goes on; if clipping fails, the run ends.
 
     **A skipped step.** Gradients are set to None, so that the optimizer leaves every parameter, its momentum
     and its decay as they are. ``trainer.global_step`` and schedulers that Lightning steps advance all the
@@ -95,19 +120,26 @@ class GradientClipping(Callback):
             its optimizer together.
         min_weight_norm: floor of a unit's weight norm for ``adaptive``, so that weights which start at 0 can
             move.
-        window: latest norms that ``percentile`` and ``zscore`` look back on.
+        window: latest norms that ``percentile`` and ``zscore`` look back on, 2 to 16777216 (they are sorted every
+            step, and ``torch.nanquantile`` takes no more).
         warmup_steps: finite norms to see before these two clip; 25 is ZClip's.
         on_nonfinite: ``"skip"`` the step; ``"raise"`` FloatingPointError; ``"zero"`` all gradients, so that
             momentum and weight decay still move the weights; None does nothing, as Lightning's own clipping.
         max_consecutive_skips: more steps in a row that are not finite stop the run with FloatingPointError.
-            Where the verdict stays on the device (see above) that is noticed when next logged.
+            Where the verdict stays on the device (see above) that is noticed when next logged, or 100 steps later.
         log_every_n_steps: optimizer steps between two logged ones; None follows the Trainer's.
 
     Raises:
         ArgumentError: if an argument is none of the above; at fit start, if something else clips as well, if
-            an override is for an optimizer or group that is not there, or if the strategy keeps whole
+            an override is for an optimizer or group that is not there, if ``exclude`` is found in no parameter's name
+            or in all, if ``clip_value`` is more than the parameters' dtype can hold, or if the strategy keeps whole
             gradients out of a callback's reach (FSDP1, DeepSpeed).
         FloatingPointError: see ``on_nonfinite`` and ``max_consecutive_skips``.
+
+    Attributes:
+        method: the name of the threshold that was given.
+        threshold: its value.
+        guard: through it goes what is logged; its ``failure`` says what went wrong there.
 
     [1] Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063. [2] Brock et al. 2021, arXiv:2102.06171.
     [3] Seetharaman et al. 2020, arXiv:2007.14469. [4] after Kumar et al. 2025, arXiv:2504.02507.
@@ -131,18 +163,26 @@ class GradientClipping(Callback):
         max_consecutive_skips: int = 10,
         log_every_n_steps: int | None = None,
     ) -> None:
-        self.method, self.threshold = chosen_method(
-            max_norm=max_norm, clip_value=clip_value, adaptive=adaptive, percentile=percentile, zscore=zscore
+        self._method, self.threshold = chosen(
+            {
+                MaxNorm(): max_norm,
+                ClipValue(): clip_value,
+                Adaptive(min_weight_norm): adaptive,
+                Percentile(window, warmup_steps, max_norm): percentile,
+                ZScore(window, warmup_steps, max_norm): zscore,
+            }
         )
+        self.method = self._method.name
         self.max_norm = max_norm
         self.norm_type = norm_type_of(norm_type)
-        self.overrides = {str(key): value for key, value in (overrides or {}).items()}
+        self.exclude = exclude
+        self.overrides = _checked_overrides(overrides)
         for key, value in self.overrides.items():
             if value is not None:
-                checked_threshold(f"overrides[{key!r}]", value, self.method)
-        self.min_weight_norm = number("min_weight_norm", min_weight_norm, above=0)
-        self.window = integer("window", window, at_least=2)
-        self.warmup_steps = integer("warmup_steps", warmup_steps, at_least=1, at_most=window)
+                self._method.check(f"overrides[{key!r}]", value)
+        self.min_weight_norm = min_weight_norm
+        self.window = window
+        self.warmup_steps = warmup_steps
         if on_nonfinite is not None:
             one_of("on_nonfinite", on_nonfinite, ("skip", "raise", "zero"))
         self.on_nonfinite = on_nonfinite
@@ -150,58 +190,84 @@ class GradientClipping(Callback):
         if log_every_n_steps is not None:
             integer("log_every_n_steps", log_every_n_steps, at_least=1)
         self.log_every_n_steps = log_every_n_steps
-        self._units = ClippingUnits(exclude, self.overrides)
-        self._limits = MovingLimits(self.window, self.warmup_steps)
+        self.guard = FailSafe("GradientClipping's logging")
+        self._groups = ClippingGroups(exclude, self.overrides)
         self._tallies: dict[int, ClippingTally] = {}  # by the optimizer's index
-        self._trainer: Trainer | None = None
-        self._guard: NonFiniteGuard | None = None
-        self._uninstall: Callable[[], None] | None = None
+        self._run: _Run | None = None
+
+    def __repr__(self) -> str:
+        shown = []
+        for name, parameter in inspect.signature(GradientClipping).parameters.items():
+            value = self.threshold if name == self.method else getattr(self, name, None)
+            differs = value != parameter.default and (value or parameter.default)  # [] and () are alike
+            if differs or name == "on_nonfinite":
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A module that calls `clip` has this callback, and may be copied or saved while it trains; the Trainer cannot.
+        return {**self.__dict__, "_run": None}
 
     def clip(self, optimizer: Optimizer) -> None:
         """Clip the gradients of ``optimizer`` now, or keep the step from happening if they are not finite.
 
         Called before every step that Lightning takes. Call it yourself, between backward and ``step()``, only
         for a raw torch optimizer that Lightning does not step.
+
+        Raises:
+            RuntimeError: outside a fit.
         """
-        assert self._trainer is not None
-        assert self._guard is not None
-        trainer, optimizer = self._trainer, getattr(optimizer, "optimizer", optimizer)
+        run = self._run
+        if run is None:
+            raise RuntimeError("GradientClipping.clip: must be called while a Trainer with this callback fits")
+        trainer, optimizer = run.trainer, getattr(optimizer, "optimizer", optimizer)
         index = trainer.optimizers.index(optimizer)
         tally = self._tallies.setdefault(index, ClippingTally())
         seen = gradient_pass(trainer, optimizer, self, self.norm_type)
-        if not len(seen.norms.per_parameter) or not self._guard.admits(seen, optimizer, tally):
+        if not len(seen.norms.per_parameter) or not run.nonfinite.admits(seen, optimizer, tally):
             return
-        units = self._units.of(trainer, optimizer, index, seen.norms.parameters, self.threshold)
-        clipped = [self._clip_unit(seen, unit, unit.threshold) for unit in units if unit.threshold is not None]
+        method = self._method
+        groups = self._groups.of(trainer, optimizer, index, seen.norms.parameters, self.threshold)
+        clipped = [method.clip(group, seen, group.threshold) for group in groups if group.threshold is not None]
         tally.take([each for each in clipped if each is not None])
 
-    def _clip_unit(self, seen: GradientPass, unit: Unit, threshold: float) -> Clipped | None:
-        """Clip what ``unit`` names, and return how, if there is a factor to it."""
-        if self.method == "clip_value":
-            with unit.rewriting(seen) as parameters:
-                clip_by_value_(parameters, threshold)
-            return None
-        if self.method == "adaptive":
-            with unit.rewriting(seen) as parameters:
-                return Clipped(adaptive_clip_(parameters, threshold, self.min_weight_norm))
-        norm, limit = unit.norm(seen), None
-        if self.method != "max_norm":
-            limit = self._limits.limit(self.method, unit.name, norm, threshold, self.max_norm)
-        coefficient = clip_coefficient(norm, threshold if limit is None else limit)
-        unit.scale_(seen, coefficient)
-        return Clipped(coefficient, limit)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._let_go()  # a run that ended in another callback's error may not have said so
+        forget_passes(trainer)
+        self.guard.renew()
+        if trainer.global_step == 0:
+            self._tallies.clear()
+            self._method.load_state_dict({})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_other_clipping(trainer, pl_module)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if sum(isinstance(callback, GradientClipping) for callback in callbacks) > 1:
-            raise ArgumentError("callbacks: more than one GradientClipping; must be one (see its overrides)")
+        _refuse_other_clipping(trainer, pl_module)
         instead = ", or Trainer(gradient_clip_val=...), which FSDP1 has by value only and DeepSpeed by norm only"
         require_whole_gradients(trainer, "GradientClipping", instead)
-        self._units.start_run(trainer)
-        self._trainer = trainer
-        self._guard = NonFiniteGuard(self.on_nonfinite, self.max_consecutive_skips, trainer)
-        self._uninstall = install(pl_module, self.clip)
+        self._groups.start_run(trainer)
+        self._check_thresholds(trainer)
+        nonfinite = NonFiniteGuard(self.on_nonfinite, self.max_consecutive_skips, trainer)
+        self._run = _Run(trainer, nonfinite, self._install(pl_module))
+
+    def _check_thresholds(self, trainer: Trainer) -> None:
+        dtypes = {each.dtype for optimizer in trainer.optimizers for each in optimizer_parameters(optimizer)}
+        self._method.check(self.method, self.threshold, dtypes)
+        for key, threshold in self.overrides.items():
+            if threshold is not None:
+                self._method.check(f"overrides[{key!r}]", threshold, dtypes)
+
+    def _install(self, pl_module: LightningModule) -> Patch:
+        """Clip where Lightning asks the module to, after all callbacks."""
+        if pl_module.automatic_optimization:
+            return patched(pl_module, "configure_gradient_clipping", lambda _, optimizer, **__: self.clip(optimizer))
+
+        def users_own_and_clip(users_own: Any, optimizer: Optimizer) -> None:
+            users_own(optimizer)
+            self.clip(optimizer)
+
+        # Lightning does not ask it to clip under manual optimisation; the module's own hook comes last there.
+        return patched(pl_module, "on_before_optimizer_step", users_own_and_clip)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._let_go()
@@ -209,35 +275,101 @@ class GradientClipping(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._let_go()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._let_go()
+
     def _let_go(self) -> None:
-        if self._uninstall is not None:
-            self._uninstall()
-        self._trainer = self._guard = self._uninstall = None
+        if self._run is not None:
+            self._run.patch.remove()
+            self._run.nonfinite.release()
+            self._run = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = logging_step(trainer)
-        assert self._guard is not None
         logs = is_logged(step, self.log_every_n_steps, trainer) and not is_accumulating(trainer)
-        scalars: dict[str, float] = {}
-        for index, tally in self._tallies.items():
-            if not logs and not tally.is_full:
-                continue
-            tally.read()
-            self._guard.stop_if_hopeless(tally)
-            if logs:
-                suffix = optimizer_suffix(trainer, index)
-                scalars.update({f"clip/{name}{suffix}": value for name, value in tally.scalars().items()})
+        for tally in self._tallies.values():
+            if logs or tally.is_full:
+                tally.read_verdicts()
+                assert self._run is not None
+                self._run.nonfinite.stop_if_hopeless(tally)
+        if logs:
+            self.guard.run(self._log, trainer, step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._run is not None:
+            self.guard.run(self._publish, trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.guard.run(self._publish, trainer)
+
+    def _log(self, trainer: Trainer, step: int) -> None:
+        scalars = self._publish(trainer)
         if scalars:
             log_scalars(trainer, scalars, step)
 
+    def _publish(self, trainer: Trainer) -> dict[str, float]:
+        scalars = {
+            f"clip/{name}{optimizer_suffix(trainer, index)}": value
+            for index, tally in self._tallies.items()
+            for name, value in tally.scalars().items()
+        }
+        publish(trainer, scalars)
+        return scalars
+
     def state_dict(self) -> dict[str, Any]:
         return {
+            "version": 1,
             "tallies": {str(index): tally.state_dict() for index, tally in self._tallies.items()},
-            "histories": self._limits.state_dict(),
+            "histories": self._method.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._tallies = {int(index): ClippingTally.load(state) for index, state in state_dict["tallies"].items()}
-        self._limits.load_state_dict(state_dict["histories"])
+        readers: dict[str, Callable[[Any], None]] = {
+            "tallies": self._load_tallies,
+            "histories": self._method.load_state_dict,
+        }
+        restore_state("GradientClipping", state_dict, readers)
+
+    def _load_tallies(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        self._tallies = {int(index): ClippingTally.load(state) for index, state in states.items()}
+
+
+def _checked_overrides(overrides: Mapping[int | str, float | None] | None) -> dict[str, float | None]:
+    if not isinstance(overrides, Mapping | None):
+        raise ArgumentError(
+            f"overrides={overrides!r}: must be thresholds by optimizer or parameter group,"
+            " such as {1: 0.5} or {'0/2': None}"
+        )
+    return {str(key): value for key, value in (overrides or {}).items()}
+
+
+def _refuse_other_clipping(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a run in which something else clips as well.
+
+    Raises:
+        ArgumentError: if the Trainer, the module or another callback of this class does.
+    """
+    if sum(isinstance(callback, GradientClipping) for callback in callbacks_of(trainer)) > 1:
+        raise ArgumentError("callbacks: more than one GradientClipping; must be one (see its overrides)")
+    if trainer.gradient_clip_val:
+        raise ArgumentError(
+            f"gradient_clip_val={trainer.gradient_clip_val!r}: must be None with GradientClipping,"
+            " which clips instead of the Trainer; remove one of them"
+        )
+    found: Any = module.configure_gradient_clipping
+    while isinstance(found, Patch):
+        found = found.__wrapped__
+    # `lightning.pytorch` and `pytorch_lightning` have a class of this name each.
+    lightnings = [
+        vars(cls)["configure_gradient_clipping"]
+        for cls in type(module).__mro__
+        if cls.__name__ == "LightningModule" and cls.__module__.startswith(("lightning.", "pytorch_lightning."))
+    ]
+    if getattr(found, "__func__", None) not in lightnings:
+        on = " (it is set on the object)" if "configure_gradient_clipping" in vars(module) else ""
+        raise ArgumentError(
+            f"{type(module).__name__}.configure_gradient_clipping: must not be overridden with"
+            f" GradientClipping, which clips in its place; remove one of them{on}"
+        )

@@ -4,13 +4,14 @@ from math import isfinite
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.gradient_pass import GradientPass, optimizer_parameters
 from lightning_gradtools._lightning.module import parameter_names
+from lightning_gradtools._lightning.strategy import is_strategy
 from lightning_gradtools.callbacks.gradient_clipping.statistics import ClippingTally
 from lightning_gradtools.distributed import any_rank
 from lightning_gradtools.gradients.norms import GradientNorms, find_nonfinite, tensor_norms, total_norm
@@ -28,7 +29,9 @@ class NonFiniteGuard:
     def __init__(self, action: str | None, max_consecutive_skips: int, trainer: Trainer) -> None:
         self._action, self._max_consecutive_skips, self._trainer = action, max_consecutive_skips, trainer
         # Under DDP all ranks hold the very same gradients; elsewhere a gradient may belong to one rank.
-        self._ranks_may_differ = trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy)
+        self._ranks_may_differ = trainer.world_size > 1 and not is_strategy(trainer, "DDPStrategy")
+        self._verdicts: dict[Optimizer, Tensor] = {}  # that the next step of each is to obey
+        self._hooks: dict[Optimizer, RemovableHandle] = {}
 
     def admits(self, seen: GradientPass, optimizer: Optimizer, tally: ClippingTally) -> bool:
         """Say whether to clip and take this step; if not, its gradients are dealt with already.
@@ -48,7 +51,7 @@ class NonFiniteGuard:
         if self._action == "skip" and not seen.is_free_to_read and _takes_verdict(optimizer):
             verdict = any_rank(~total.isfinite()) > 0 if self._ranks_may_differ else ~total.isfinite()
             tally.verdicts.append((step, verdict))
-            _skip_on_device(optimizer, verdict)
+            self._skip_on_device(optimizer, verdict)
             return True
         sound = not any_rank(~total.isfinite()).item() if self._ranks_may_differ else isfinite(total.item())
         if sound:
@@ -57,7 +60,7 @@ class NonFiniteGuard:
         gradients = seen.norms.gradients()
         found = find_nonfinite(gradients)
         if found.overflow and not self._ranks_may_differ:
-            seen.norms = _in_float64(seen.norms)
+            seen.measured_anew(_in_float64(seen.norms))
             return True
         self._reject(seen, optimizer, tally, found.nan + found.inf)
         return False
@@ -71,9 +74,9 @@ class NonFiniteGuard:
             raise FloatingPointError(f"{what}; {tally.last_good()}")
         tally.missed()
         self.stop_if_hopeless(tally, what)
-        if tally.skipped_steps == 1:
+        if tally.skipped_steps == 1 and self._trainer.is_global_zero:
             done = "skipped" if self._action == "skip" else "taken with zero gradients"
-            rank_zero_warn(f"GradientClipping: {what}. The step is {done}; later ones are counted, not announced.")
+            tell(f"GradientClipping: {what}. The step is {done}; later ones are counted, not announced.")
         for parameter in optimizer_parameters(optimizer):
             if self._action == "skip":
                 parameter.grad = None
@@ -92,6 +95,26 @@ class NonFiniteGuard:
                 f" (max_consecutive_skips={self._max_consecutive_skips}), {tally.last_good()}"
             )
 
+    def _skip_on_device(self, optimizer: Optimizer, verdict: Tensor) -> None:
+        """Make the next step of ``optimizer``, and only that one, obey ``verdict``."""
+        # One hook for the run: to add or remove one in a step disturbs the user's own beside it.
+        if optimizer not in self._hooks:
+            self._hooks[optimizer] = optimizer.register_step_post_hook(self._obeyed)
+        optimizer.found_inf = self._verdicts[optimizer] = verdict.float()  # type: ignore[attr-defined]
+
+    def _obeyed(self, optimizer: Optimizer, *_arguments: object) -> None:
+        verdict = self._verdicts.pop(optimizer, None)
+        # A loss scaler of the user's own may have put its verdict in this place.
+        if verdict is not None and getattr(optimizer, "found_inf", None) is verdict:
+            del optimizer.found_inf  # type: ignore[attr-defined]
+
+    def release(self) -> None:
+        """Leave nothing on the optimizers: the run is over."""
+        for optimizer, hook in self._hooks.items():
+            hook.remove()
+            self._obeyed(optimizer)
+        self._hooks.clear()
+
 
 def _in_float64(norms: GradientNorms) -> GradientNorms:
     """Return the norms of finite gradients whose powers overflow in sum."""
@@ -107,14 +130,3 @@ def _takes_verdict(optimizer: Optimizer) -> bool:
     """
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     return fused and isinstance(optimizer, (Adam, AdamW, SGD, Adagrad))
-
-
-def _skip_on_device(optimizer: Optimizer, verdict: Tensor) -> None:
-    """Make the next step of ``optimizer``, and only that one, obey ``verdict``."""
-
-    def forget(stepped: Optimizer, *_arguments: object) -> None:
-        del stepped.found_inf  # type: ignore[attr-defined]
-        handle.remove()
-
-    optimizer.found_inf = verdict.float()  # type: ignore[attr-defined]
-    handle = optimizer.register_step_post_hook(forget)

@@ -1,6 +1,7 @@
 """What became of the steps of one optimizer: how many were clipped, how many were not finite."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ class Clipped:
 
 @dataclass
 class ClippingTally:
-    """Counts, on the host up to the last :meth:`read` and on the device since.
+    """Counts, on the host up to the last reading and on the device since.
 
     Attributes:
         skipped_steps: steps that were not finite.
@@ -29,7 +30,7 @@ class ClippingTally:
         coefficient: smallest factor on any gradient of the latest step.
         limit: limit on the norm of the latest step, where it is not fixed.
         clipped: whether each of the latest steps was clipped.
-        coefficients: the factors not read yet, one [] a step.
+        coefficients: the factors not read yet, one [] a step. Older ones than these are in no rate.
         latest_limit: the limit not read yet.
         verdicts: not read yet: ``global_step`` and whether it was not finite [].
     """
@@ -40,24 +41,24 @@ class ClippingTally:
     coefficient: float | None = None
     limit: float | None = None
     clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
-    coefficients: list[Tensor] = field(default_factory=list)
+    coefficients: deque[Tensor] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
     latest_limit: Tensor | None = None
     verdicts: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    def take(self, units: list[Clipped]) -> None:
-        """Note how a step was clipped, unit by unit."""
-        if not units:
+    def take(self, groups: list[Clipped]) -> None:
+        """Note how a step was clipped, group by group."""
+        if not groups:
             return
-        coefficient = units[0].coefficient
-        for unit in units[1:]:
-            coefficient = torch.minimum(coefficient, unit.coefficient.to(coefficient.device))
+        coefficient = groups[0].coefficient
+        for group in groups[1:]:
+            coefficient = torch.minimum(coefficient, group.coefficient.to(coefficient.device))
         self.coefficients.append(coefficient)
-        self.latest_limit = units[0].limit
+        self.latest_limit = groups[0].limit
 
     @property
     def is_full(self) -> bool:
-        """True when so much is on the device that it should be read though nothing is logged."""
-        return max(len(self.coefficients), len(self.verdicts)) >= RATE_WINDOW
+        """True when so many verdicts are on the device that they should be read though nothing is logged."""
+        return len(self.verdicts) >= RATE_WINDOW
 
     def took(self, global_step: int) -> None:
         """Count a good step."""
@@ -69,15 +70,8 @@ class ClippingTally:
         self.skipped_steps += 1
         self.consecutive_skips += 1
 
-    def read(self) -> None:
-        """Bring what is on the device to the host."""
-        if self.coefficients:
-            found = torch.stack(self.coefficients).tolist()
-            self.coefficients.clear()
-            self.clipped.extend(coefficient < 1 for coefficient in found)
-            self.coefficient = found[-1]
-        if self.latest_limit is not None:
-            self.limit, self.latest_limit = self.latest_limit.item(), None
+    def read_verdicts(self) -> None:
+        """Bring to the host which steps were finite, and count them."""
         if self.verdicts:
             flags = torch.stack([verdict for _, verdict in self.verdicts]).tolist()
             for (step, _), bad in zip(self.verdicts, flags, strict=True):
@@ -87,8 +81,20 @@ class ClippingTally:
                     self.took(step)
             self.verdicts.clear()
 
+    def read_clipping(self) -> None:
+        """Bring to the host how the steps were clipped."""
+        if self.coefficients:
+            found = torch.stack(list(self.coefficients)).tolist()
+            self.coefficients.clear()
+            self.clipped.extend(coefficient < 1 for coefficient in found)
+            self.coefficient = found[-1]
+        if self.latest_limit is not None:
+            self.limit, self.latest_limit = self.latest_limit.item(), None
+
     def scalars(self) -> dict[str, float]:
-        """Return what is logged, after :meth:`read`."""
+        """Return what is logged of the steps so far."""
+        self.read_verdicts()
+        self.read_clipping()
         scalars: dict[str, float] = {"skipped_steps": self.skipped_steps}
         if self.coefficient is not None:
             scalars["coefficient"] = self.coefficient
@@ -105,7 +111,8 @@ class ClippingTally:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts as plain types."""
-        self.read()
+        self.read_verdicts()
+        self.read_clipping()
         return {
             "skipped_steps": self.skipped_steps,
             "consecutive_skips": self.consecutive_skips,
@@ -116,6 +123,6 @@ class ClippingTally:
         }
 
     @classmethod
-    def load(cls, state: dict[str, Any]) -> "ClippingTally":
+    def load(cls, state: Mapping[str, Any]) -> "ClippingTally":
         """Return the tally that ``state_dict`` described."""
         return cls(**{**state, "clipped": deque(state["clipped"], RATE_WINDOW)})

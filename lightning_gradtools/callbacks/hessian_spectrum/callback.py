@@ -1,37 +1,36 @@
 """The Hessian's spectrum while a network trains."""
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_gradtools._lightning.fail_safe import Observer
-from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish
-from lightning_gradtools._lightning.probe import first_batches, training_loss, undisturbed
+from lightning_gradtools._lightning.fail_safe import Observer, tell
+from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
+from lightning_gradtools._lightning.module import plain_name
+from lightning_gradtools._lightning.probe import first_batches, set_up_data, training_loss, undisturbed
+from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
-from lightning_gradtools.callbacks.hessian_spectrum.overhead import Spacing
+from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
+    Probe,
+    SpectrumMeasurement,
+    SpectrumSettings,
+    probe_loss,
+)
+from lightning_gradtools.callbacks.hessian_spectrum.overhead import OverheadBudget
 from lightning_gradtools.curvature import Budget, Spectrum
-from lightning_gradtools.curvature.budget import Meter
-from lightning_gradtools.curvature.composition import Preconditioned, adam_preconditioner
-from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
-from lightning_gradtools.curvature.method import METHODS, hessian_operator
-from lightning_gradtools.curvature.operator import CurvatureOperator
-from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import mean_over_ranks
-from lightning_gradtools.gradients.layers import LayerGrouping
+from lightning_gradtools.curvature.method import METHODS
+from lightning_gradtools.distributed import RankFailure, meet
+from lightning_gradtools.interrupts import held_interrupts
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
 
@@ -82,8 +81,8 @@ class HessianSpectrum(Observer):
     one's eigenvectors.
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
-    of training are as they were. If a computation fails it warns once and steps aside; one that is
-    interrupted (Ctrl-C) is given up, and training goes on.
+    of training are as they were. If a computation fails it warns once and disables itself, on all
+    ranks; one that is interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
@@ -92,7 +91,7 @@ class HessianSpectrum(Observer):
     Args:
         every_n_steps: optimizer steps between computations.
         every_n_epochs: the same in epochs.
-        max_overhead: largest share of the training time that computations may take; they space themselves.
+        max_overhead: largest share of the training time that computations may take; they plan themselves.
             Exactly one of these three is given; if none is, ``max_overhead`` is 0.02.
         top_k: how many eigenvalues.
         rtol: their relative error.
@@ -151,12 +150,12 @@ class HessianSpectrum(Observer):
             integer("every_n_epochs", every_n_epochs, at_least=1)
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.max_overhead = number("max_overhead", 0.02 if max_overhead is None else max_overhead, above=0, below=1)
-        self._spaces_itself = every_n_steps is None and every_n_epochs is None
+        self._plans_itself = every_n_steps is None and every_n_epochs is None
         self.top_k = integer("top_k", top_k, at_least=1)
         self.rtol = number("rtol", rtol, above=0, below=1)
         self.which = one_of("which", which, ["magnitude", "algebraic"])
-        self.trace = 100 if trace is True else integer("trace", int(trace), at_least=0)
-        self.density = 500 if density is True else integer("density", int(density), at_least=0)
+        self.trace = 100 if trace is True else integer("trace", trace if trace else 0, at_least=0)
+        self.density = 500 if density is True else integer("density", density if density else 0, at_least=0)
         self.stability, self.per_layer = stability, per_layer
         self.num_batches = integer("num_batches", num_batches, at_least=1)
         self.source = one_of("source", source, ["train", "val"])
@@ -165,25 +164,48 @@ class HessianSpectrum(Observer):
         self.budget = Budget(seconds=budget_seconds)
         self.math_attention = math_attention
         self.seed = integer("seed", seed, at_least=0)
+        self.reset()
+        self.release()
+        self.start_fit()
+
+    def reset(self) -> None:
         self.latest: Spectrum | None = None
         self.history: list[tuple[int, dict[str, float]]] = []
         self.seconds = 0.0
-        self.release()
+        self._warned = False
 
     def release(self) -> None:
         self._batches: list[Any] = []
-        self._vectors: Tensor | None = None
-        self._preconditioned_vectors: Tensor | None = None
+        self._measurement = SpectrumMeasurement(self._settings(), _progress)
+        self._budget: OverheadBudget | None = None
+
+    def start_fit(self) -> None:
+        self._asked = (-1, False)  # the step that was last asked for, and whether it was due
+        self._met_at = -1
+
+    def _settings(self) -> SpectrumSettings:
+        return SpectrumSettings(
+            top_k=self.top_k,
+            rtol=self.rtol,
+            which=self.which,
+            trace=self.trace,
+            density=self.density,
+            stability=self.stability,
+            per_layer=self.per_layer,
+            method=self.method,
+            memory=self.memory,
+            budget=self.budget,
+            seed=self.seed,
+        )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
         name = type(pl_module).__name__
-        if not pl_module.automatic_optimization:
-            raise ArgumentError(
-                f"{name}.automatic_optimization=False: HessianSpectrum runs training_step for its loss alone,"
-                " and this one would change the weights"
-            )
-        if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):
+        require_automatic_optimization(
+            pl_module,
+            "HessianSpectrum runs training_step for its loss alone, and this one would change the weights",
+        )
+        if is_strategy(trainer, "FSDPStrategy", "DeepSpeedStrategy"):
             raise ArgumentError(
                 f"strategy={type(trainer.strategy).__name__}: HessianSpectrum needs whole or DTensor parameters:"
                 " a single device, DDP, or ModelParallelStrategy (FSDP2)"
@@ -199,196 +221,149 @@ class HessianSpectrum(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the probe batches."""
+        self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
         self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
         if not self._batches:
             raise ArgumentError(f"source={self.source!r}: has no batch")
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "hessian_spectrum"
-        self._spacing = Spacing(self.max_overhead, logging_step(trainer), self.num_batches)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compute, if this batch took a step that is one to."""
-        if is_accumulating(trainer):
-            return
-        step = logging_step(trainer)  # counted from 0
-        if self.every_n_steps is not None:
-            due = (step + 1) % self.every_n_steps == 0
-        else:
-            due = self._spaces_itself and self._spacing.due(step)
-        if due:
-            self._compute(trainer, pl_module, step)
+        if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
+            self._compute(trainer, pl_module, logging_step(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute, if this epoch is one to."""
-        if self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        if self._epoch_is_due(trainer):
             self._compute(trainer, pl_module, logging_step(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what it has taken."""
-        publish(trainer, {"curvature/overhead": self._spacing.share})
-        if self._spaces_itself and not self.history:
+        assert self._budget is not None
+        publish(trainer, {"curvature/overhead": self._budget.share})
+        if self._plans_itself and not self.history:
             rank_zero_info(
                 f"HessianSpectrum: this run was too short for a computation within max_overhead={self.max_overhead:g}"
                 " of its time; raise it, or give every_n_steps"
             )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.release()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.release()
+
+    def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = logging_step(trainer)
+        if hook == "on_train_start" and self.source == "val":
+            set_up_data(trainer, self.source)
+        if hook == "on_train_batch_end":
+            due = not is_accumulating(trainer) and self._is_due(trainer, pl_module)
+        else:
+            due = hook == "on_train_epoch_end" and self._epoch_is_due(trainer)
+        if due and self._met_at != step:
+            self._met_at = step
+            self.guard.agree(meet("", True, pl_module.device).anyone_failed)
+
+    def _is_due(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Say whether to compute after this step. Asking may communicate, so a step is asked for once."""
+        step = logging_step(trainer)  # counted from 0
+        if self._asked[0] != step:
+            due = self.every_n_steps is not None and (step + 1) % self.every_n_steps == 0
+            if self._plans_itself:
+                if self._budget is None:  # this rank failed before there was one
+                    self._budget = OverheadBudget(self.max_overhead, step, self.num_batches, pl_module.device)
+                due = self._budget.due(step)
+            self._asked = step, due
+        return self._asked[1]
+
+    def _epoch_is_due(self, trainer: Trainer) -> bool:
+        return self.every_n_epochs is not None and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
     def _compute(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        start = time.perf_counter()
-        try:
-            with undisturbed(pl_module), self._attention():
-                values = self._measure(trainer, pl_module)
-        except KeyboardInterrupt:
-            rank_zero_warn("HessianSpectrum: this computation was interrupted; training goes on (again to stop it)")
+        self._met_at = step
+        meeting = meet("", False, pl_module.device)
+        if meeting.anyone_failed:
+            self.guard.agree(True)
             return
-        finally:
-            seconds = time.perf_counter() - start
-            self.seconds += seconds
-            self._spacing.charge(seconds, step)
-        self._warn_beyond_bound(values)
+        assert self._budget is not None
+        # On one rank alone an interrupt would leave the others waiting: it is held back until they meet.
+        together = held_interrupts() if trainer.world_size > 1 else nullcontext()
+        start = time.perf_counter()
+        found: tuple[Spectrum, dict[str, float]] | None = None
+        try:
+            with together, undisturbed(pl_module), self._attention():
+                found = self._measure(trainer, pl_module)
+        except KeyboardInterrupt:
+            pass
+        except RankFailure as failure:
+            if not failure.interrupted:
+                self.guard.agree(True)
+                return
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self._budget.charge(seconds, step)
+        if found is None:
+            if trainer.is_global_zero:
+                tell("HessianSpectrum: this computation was interrupted; training goes on (again to stop it)")
+            return
+        self.latest, values = found
+        self._warn_beyond_bound(trainer, values)
         self.history.append((step, values))
-        log_scalars(trainer, values, step)
         publish(trainer, values)
-        if self.density and self.latest is not None and trainer.is_global_zero:
-            self._save(self.latest, step)
+        log_scalars(trainer, values, step)
+        if self.density and trainer.is_global_zero:
+            self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        begun = time.perf_counter()
-        generator = torch.Generator().manual_seed(self.seed)
-        losses = [partial(training_loss, pl_module, batch) for batch in self._batches]
-        with torch.no_grad():
-            probe_loss = torch.stack([loss() for loss in losses]).mean()
-        _reshard(pl_module)
-        parameters = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
-        sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
-        several = trainer.world_size > 1
-        operator = self._operator(losses, parameters, several and not sharded)
-        found = operator_spectrum(
-            operator,
-            top_k=self.top_k,
-            which=self.which,
-            meter=Meter(operator, self.budget, begun, shared=several),
-            trace_products=self.trace,
-            density_products=self.density,
-            start=self._vectors,
-            max_basis=max(60, self.trace // 2),
-            progress=_progress(begun),
-            rtol=self.rtol,
-            generator=generator,
-            keep_vectors=True,
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
+        parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
+        sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        several = "shards" if sharded else "replicas"
+        probe = Probe(
+            losses=[partial(training_loss, pl_module, batch) for batch in self._batches],
+            parameters=parameters,
+            optimizer=trainer.optimizers[0] if trainer.optimizers else None,
+            ranks=several if trainer.world_size > 1 else "one",
         )
-        self._vectors = found.eigenvectors
-        self.latest = found = replace(found, eigenvectors=None)
-        values = _values(found)
-        values["curvature/probe_loss"] = float(mean_over_ranks(probe_loss) if several else probe_loss)
-        bound = stability_bound(trainer.optimizers[0]) if self.stability and trainer.optimizers else None
-        if bound is not None:
-            sharpness = values.get("curvature/sharpness")
-            if bound.preconditioned:
-                inner = adam_preconditioner(operator.space, trainer.optimizers[0])
-                metric = Preconditioned(operator, inner)
-                steep = operator_spectrum(
-                    metric,
-                    top_k=1,
-                    which="algebraic",
-                    meter=Meter(metric, self.budget, begun, shared=several),
-                    start=self._preconditioned_vectors,
-                    rtol=self.rtol,
-                    generator=generator,
-                    keep_vectors=True,
-                )
-                self._preconditioned_vectors = steep.eigenvectors
-                sharpness = float(steep.eigenvalues[0]) if len(steep.eigenvalues) else None
-                if sharpness is not None:
-                    values["curvature/preconditioned_sharpness"] = sharpness
-            if sharpness is not None:
-                values["curvature/sharpness_times_lr"] = sharpness * bound.learning_rate
-                values["curvature/stability"] = sharpness * bound.learning_rate / bound.bound
-        values["curvature/gradients"] = operator.gradients_spent
-        del operator  # and its graph
-        if self.per_layer:
-            values |= self._per_layer(pl_module, losses, several and not sharded, several, generator)
-        values["curvature/seconds"] = time.perf_counter() - begun
-        return values
-
-    def _operator(
-        self, losses: Sequence[Callable[[], Tensor]], parameters: list[Any], average: bool
-    ) -> CurvatureOperator:
-        return hessian_operator(losses, parameters, method=self.method, memory=self.memory, average_ranks=average)
-
-    def _per_layer(
-        self,
-        pl_module: LightningModule,
-        losses: Sequence[Callable[[], Tensor]],
-        average: bool,
-        several: bool,
-        generator: torch.Generator,
-    ) -> dict[str, float]:
-        grouping = LayerGrouping("module")
-        layers: dict[str, list[Tensor]] = {}
-        for name, parameter in pl_module.named_parameters():
-            if parameter.requires_grad:
-                layers.setdefault(grouping.layer(name) or name, []).append(parameter)
-        values = {}
-        for layer, parameters in layers.items():
-            block = self._operator(losses, parameters, average)
-            meter = Meter(block, self.budget, time.perf_counter(), shared=several)
-            found = operator_spectrum(
-                block, top_k=1, rtol=self.rtol, which=self.which, meter=meter, generator=generator
-            )
-            if len(found.eigenvalues):
-                values[f"curvature/top_eigenvalue/{layer}"] = float(found.eigenvalues[0])
-        return values
+        loss = probe_loss(probe.losses, pl_module.device, probe.several)
+        _reshard(pl_module)
+        spectrum, values = self._measurement.measure(probe)
+        return spectrum, {**values, "curvature/probe_loss": loss}
 
     def _attention(self) -> AbstractContextManager[None]:
         kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
         return kernel if self.math_attention else nullcontext()
 
-    def _warn_beyond_bound(self, values: dict[str, float]) -> None:
-        if not self.history or values.get("curvature/stability", 0.0) <= 1:
+    def _warn_beyond_bound(self, trainer: Trainer, values: dict[str, float]) -> None:
+        """Warn once, where the loss rises beyond the bound of stability."""
+        if not self.history or self._warned or values.get("curvature/stability", 0.0) <= 1:
             return
         before, now = self.history[-1][1]["curvature/probe_loss"], values["curvature/probe_loss"]
         if now > before:
-            rank_zero_warn(
-                f"HessianSpectrum: learning rate × sharpness is {values['curvature/stability']:.2f} of its bound of"
-                f" stability, and the probe's loss rose from {before:.4g} to {now:.4g}: lower the learning rate"
-            )
+            self._warned = True
+            if trainer.is_global_zero:
+                tell(
+                    f"HessianSpectrum: learning rate × sharpness is {values['curvature/stability']:.2f} of its bound"
+                    f" of stability, and the probe's loss rose from {before:.4g} to {now:.4g}: lower the learning rate"
+                )
 
-    def _save(self, found: Spectrum, step: int) -> None:
+    @staticmethod
+    def _save(found: Spectrum, path: Path) -> None:
         import numpy as np
 
         density = found.density
         if density is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(
-            self._folder / f"step_{step}.npz",
+            path,
             support=density.support.numpy(),
             weights=density.weights.numpy(),
             eigenvalues=found.eigenvalues.numpy(),
             bounds=found.bounds.numpy(),
         )
-
-
-def _values(found: Spectrum) -> dict[str, float]:
-    values = {f"curvature/eigenvalue_{i}": value for i, value in enumerate(found.eigenvalues.tolist())}
-    optional = {
-        "sharpness": float(found.eigenvalues.max()) if len(found.eigenvalues) else math.nan,
-        "condition_number": found.condition_number,
-        "gradient_cosine": found.gradient_cosine,
-        "negative_share": found.negative_share,
-        "trace": math.nan if found.trace is None else found.trace.value,
-        "trace_error": math.nan if found.trace is None else found.trace.standard_error,
-    }
-    if not optional["sharpness"] > 0:
-        optional["sharpness"] = math.nan
-    values |= {f"curvature/{name}": value for name, value in optional.items() if math.isfinite(value)}
-    values["curvature/converged"] = float(found.converged)
-    return values
 
 
 def _reshard(pl_module: LightningModule) -> None:
@@ -398,9 +373,9 @@ def _reshard(pl_module: LightningModule) -> None:
             module.reshard()
 
 
-def _progress(begun: float) -> Callable[[int, float], None]:
-    """Return a report of a long computation: one line each time that its duration has doubled."""
-    due = _SLOW
+def _progress() -> Callable[[int, float], None]:
+    """Return a report of one long computation: a line each time that its duration has doubled."""
+    begun, due = time.perf_counter(), _SLOW
 
     def report(products: int, error: float) -> None:
         nonlocal due

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass, optimizer_parameters
-from lightning_gradtools._lightning.loop import is_accumulating, logging_step, publish, run_lengths
+from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
 from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
 from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.activations import StepTap
@@ -142,6 +142,7 @@ class PathologyDetector(Observer):
         self._window: list[Tensor] = []  # losses of the micro-batches of a step
         self._losses: list[tuple[int, int, Tensor]] = []  # optimizer step, batch index, loss
         self.reset()
+        self.start_fit()
 
     # --- what is kept
     # ---------------------------------------------------------------------------------------------
@@ -156,8 +157,11 @@ class PathologyDetector(Observer):
         self._moments: dict[str, Tensor] = {}
         self._losses.clear()
         self._events: list[NonfiniteEvent] = []
-        self._met_at = -1
         self._fatal: Finding | None = None
+
+    def start_fit(self) -> None:
+        self._met_at = -1
+        self._nonfinite_now = False
 
     def release(self) -> None:
         if self._step_patch is not None:
@@ -211,7 +215,6 @@ class PathologyDetector(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop_reason = ""
-        self._nonfinite_now = False
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
@@ -450,9 +453,8 @@ class PathologyDetector(Observer):
         return replace(finding, remedy=tuple(remedies))
 
     def _record(self, trainer: Trainer, news: list[Finding], step: int) -> None:
-        folder = self.dirpath or (trainer.log_dir if trainer.loggers else None)  # on every rank: it may broadcast
-        if folder is not None and trainer.is_global_zero:
-            append_jsonl(Path(folder) / "findings.jsonl", news)
+        if trainer.is_global_zero and (self.dirpath or trainer.loggers):
+            append_jsonl(Path(self.dirpath or log_folder(trainer)) / "findings.jsonl", news)
         log_text(trainer, "diagnosis/findings", card(self.findings), step)
 
     def _counts(self) -> dict[str, float]:

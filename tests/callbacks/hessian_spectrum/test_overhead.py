@@ -1,7 +1,8 @@
 import pytest
+import torch
 
-from lightning_gradtools.callbacks.hessian_spectrum import overhead as spacing
-from lightning_gradtools.callbacks.hessian_spectrum.overhead import Spacing
+from lightning_gradtools.callbacks.hessian_spectrum import overhead
+from lightning_gradtools.callbacks.hessian_spectrum.overhead import OverheadBudget
 
 
 class Clock:
@@ -16,8 +17,8 @@ class Clock:
 @pytest.mark.parametrize("share", [0.02, 0.3])
 def test_the_share_of_time_holds_and_is_used(monkeypatch, cost, share):
     clock = Clock()
-    monkeypatch.setattr(spacing, "time", clock)
-    plan, times = Spacing(share, step=100), 0
+    monkeypatch.setattr(overhead, "time", clock)
+    plan, times = OverheadBudget(share, step=100, batches=1, device=torch.device("cpu")), 0
     for step in range(100, 100 + round(20 * cost / share / 0.05)):
         clock.now += 0.05  # a step
         if plan.due(step):
@@ -33,8 +34,8 @@ def test_the_share_of_time_holds_and_is_used(monkeypatch, cost, share):
 
 def test_the_first_measurement_waits_until_a_guess_of_it_is_affordable(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(spacing, "time", clock)
-    plan = Spacing(0.5, step=0, batches=2)
+    monkeypatch.setattr(overhead, "time", clock)
+    plan = OverheadBudget(0.5, step=0, batches=2, device=torch.device("cpu"))
     due = []
     for step in range(200):
         clock.now += 1.0

@@ -1,0 +1,20 @@
+"""Nothing of ours that fails stops a run, changes it, or leaves anything behind: each guarded call raises in turn."""
+
+import fault_cases as cases
+import pytest
+from launcher import launch
+
+
+@pytest.mark.parametrize("name", cases.OBSERVERS)
+def test_each_guarded_call_that_raises_is_told_once_and_training_is_as_without_us(name):
+    count, wrong = cases.every_site(name)
+    assert count >= 2
+    assert not wrong, "\n".join(wrong)
+
+
+def test_on_one_of_two_ranks_both_go_on_and_neither_waits():
+    first, second = launch(cases.every_site_on_one_of_two_ranks, list(cases.OBSERVERS))
+    for name in cases.OBSERVERS:
+        for count, wrong in (first[name], second[name]):
+            assert count >= 2
+            assert not wrong, "\n".join(wrong)
