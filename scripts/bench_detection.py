@@ -5,22 +5,22 @@
     python scripts/bench_detection.py --quick                  # one seed of the report half
     python scripts/bench_detection.py --only sigmoid_10 --seed 0 -v
 
-Each recipe (`detection/sick.py`, `detection/healthy.py` and the held-out ones) is trained twice from the same seed:
+Each recipe (`detection/recipes/`, a file for what its recipes have in common) is trained twice from the same seed:
 once with a recorder, whose measurements give the labels (`detection/labels.py`) and the rivals' verdicts
 (`detection/rivals.py`), and once with `PathologyDetector` alone. The weights of the two must agree bit for bit. Runs
 are kept in a folder by recipe, seed and a digest of the code that made them, so that an interrupted benchmark goes on,
 and a new version of the detector costs only its own runs.
 
-The recipes of `sick.py`, `healthy.py`, `more_sick.py` and `more_healthy.py` (`--half choose`) are for choosing the
-detector's rules and thresholds, those of `held_out_sick.py` and `held_out_healthy.py` (`--half report`) for reporting.
-The detector was made to be right about the former, so they cannot tell how it does on a run that nobody had in mind.
-The latter were written without looking at the detector or at what it says of them, and kept or changed by the measured
-outcome of their runs alone. They are the second such set: the first was reported on, then looked at run by run, and
-is now `more_sick.py` and `more_healthy.py`. Once a rule was chosen by one of the second set, a third is due.
+Each recipe says which half it belongs to. Those of `--half choose` are for choosing the detector's rules and
+thresholds, those of `--half report` for reporting. The detector was made to be right about the former, so they cannot
+tell how it does on a run that nobody had in mind. The latter were written without looking at the detector or at what
+it says of them, and kept or changed by the measured outcome of their runs alone. They are the second such set: the
+first was reported on, then looked at run by run, and is now to choose by. Once a rule was chosen by one of the second
+set, a third is due.
 
-The recipes of `fresh_healthy.py` (`--half fresh`) are healthy runs alone. They were written after the detector's rules
-were last changed and without looking at it, so that the false-alarm rate is also known on runs that no rule was changed
-by; of the faults that the detector misses they say nothing.
+The recipes of `--half fresh` are healthy runs alone. They were written after the detector's rules were last changed
+and without looking at it, so that the false-alarm rate is also known on runs that no rule was changed by; of the
+faults that the detector misses they say nothing.
 """
 
 import argparse
@@ -32,10 +32,11 @@ from pathlib import Path
 
 import torch
 from detection.labels import Outcome, outcome
-from detection.recipe import Recipe
+from detection.recipe import HALVES, Recipe
+from detection.recipes import recipes
 from detection.report import OURS, Case, as_dict, report
 from detection.rivals import NAMES
-from detection.runs import cached, detector_version, read, recipes, recorder_version
+from detection.runs import cached, detector_version, read, recorder_version
 
 SEEDS = 5
 Job = tuple[str, str, str, int]  # record or watch, version, recipe, seed
@@ -124,9 +125,7 @@ def gather(chosen: Sequence[Recipe], seeds: Sequence[int], folder: Path, version
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--half", choices=["choose", "report", "fresh"], help="only this half, or the fresh healthy ones"
-    )
+    parser.add_argument("--half", choices=HALVES, help="only this half, or the fresh healthy ones")
     parser.add_argument("--quick", action="store_true", help="one seed of the report half")
     parser.add_argument("--only", nargs="+", choices=recipes(), metavar="NAME", help="only these recipes")
     parser.add_argument("--seed", type=int, nargs="+", help=f"only these seeds; default 0 to {SEEDS - 1}")

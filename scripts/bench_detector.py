@@ -5,9 +5,9 @@
 
 Models and method are those of `bench_gradients.py`: every row has a Trainer of its own, all in one process, and they
 take turns in an order that rotates. Here a turn is 40 steps, two periods of the detector's sampling, and its figure is
-the sum of them, so that the dear steps count as often as they come. Time is the CPU time of the row's own thread, which
-other processes on the machine hardly disturb. The ratio is to "bare" in the same round, median over rounds; "bare
-again" is how far from 1 noise alone gets. Turns begin after the densely sampled first steps.
+the sum of them, so that the expensive steps count as often as they come. Time is the CPU time of the row's own thread,
+which other processes on the machine hardly disturb. The ratio is to "bare" in the same round, median over rounds;
+"bare again" is how far from 1 noise alone gets. Turns begin after the densely sampled first steps.
 """
 
 import argparse

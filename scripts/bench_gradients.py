@@ -11,7 +11,7 @@ turns of a few steps, in an order that rotates. A row's figure is the median ove
 step time divided by that of "Trainer clip" in the same round. "Trainer clip again" is the same thing measured
 twice: how far it is from 1 is the noise.
 
-The threshold is so low that every step is clipped, which is the dearer case for ours: where clipping is not
+The threshold is so low that every step is clipped, which is the more expensive case for ours: where clipping is not
 needed and the host can know it at no cost, ours spares the multiplication, and the Trainer does not.
 """
 

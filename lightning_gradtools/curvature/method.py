@@ -64,11 +64,10 @@ class AutomaticHessian(WrappedOperator):
     (:class:`~lightning_gradtools.curvature.relaxation.RelaxedProducts`).
 
     It times nothing: a choice by the clock would make values depend on the load of the machine, and no timing would
-    change it. ``linearize`` would have to be traced first: that cost 36 to 1,900 gradients on three networks, and saved
-    at most 0.3 a product, on one of them (the rows "linearize" of ``scripts/bench_curvature.py``), so that a
-    spectrum of some 15 products never wins it back. A fresh graph needs nearly the memory of a retained one for
-    half as much work again. Products on a retained graph cost 1.2 to 2.1 gradients there, central differences 2 and a
-    truncation error, differences to one side 1.1 and a larger one.
+    change it. ``linearize`` would have to be traced first, which a spectrum never wins back: that cost at least 36
+    gradients and saved at most 0.3 a product (docs/curvature.md). A fresh graph needs nearly the memory of a retained
+    one for half as much work again. Central differences have a truncation error, differences to one side a larger one
+    at half the cost.
 
     Args:
         losses: one for each batch.

@@ -14,13 +14,11 @@ from lightning_gradtools.curvature.budget import Meter
 from lightning_gradtools.curvature.operator import CurvatureOperator
 
 _EXACT = 3  # products before the first difference: they hold most of the largest eigenvectors
-# By how much a step moves the gradient, in units of √eps of its length. On 40 networks for digits (tanh, GELU, SiLU,
-# sigmoid and softplus; 0 to 3000 steps of training; with Adam's preconditioner and without) and eight GPTs the best of
-# nine values between 0.3 and 200 was 1 to 12 on all but those trained to a loss below 0.01, where none would do.
+# By how much a step moves the gradient, in units of √eps of its length. The best was 1 to 12 on all networks tried but
+# those trained to a tiny loss, where none would do (docs/curvature.md).
 _MOVED = 4.0
 # The largest error of a difference, in units of the tolerance and the length of the product. Most of an error lies
-# outside the basis, where it counts by its square. At 1, five values of a GPT 300 to 1000 steps into its training
-# cost 42 to 54 gradients in place of 25 to 31; on the networks for digits it made no difference.
+# outside the basis, where it counts by its square: at 1, five values of a GPT cost two thirds more (docs/curvature.md).
 _ALLOWED = 2.0
 
 

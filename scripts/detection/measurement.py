@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detection.capture import activations, by_unit
 from detection.data import Data
-from detection.recipe import Experiment
+from detection.experiment import Experiment
 
 PARAMETRIC = (nn.Linear, nn.Conv2d, nn.Embedding, nn.RNNBase)
 FLAT = 0.01  # of a tanh's or sigmoid's range, on each side: there its slope is below a 25th of its largest

@@ -42,8 +42,8 @@ import torch
 from torch import Tensor
 
 from detection.capture import activations, by_unit
+from detection.experiment import Experiment
 from detection.measurement import Measurement
-from detection.recipe import Experiment
 
 DEBUGGER, AUTO, DIAGNOSIS, CHECKER, SPIKE = (
     "SageMaker Debugger",

@@ -6,7 +6,6 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,27 @@ import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from detection.fresh_healthy import FRESH_HEALTHY
-from detection.healthy import HEALTHY
-from detection.held_out_healthy import HELD_OUT_HEALTHY
-from detection.held_out_sick import HELD_OUT_SICK
-from detection.more_healthy import MORE_HEALTHY
-from detection.more_sick import MORE_SICK
 from detection.recipe import Recipe
 from detection.rivals import Rivals
-from detection.sick import SICK
 from detection.trace import Trace
 from lightning_gradtools.tasks.data.loading import TensorPairs, batch_loader
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "lightning_gradtools"
-HELD_OUT = ("held_out_healthy", "held_out_networks", "held_out_sick")
-MORE = ("more_healthy", "more_networks", "more_sick")
-RECIPES = ("data", "fresh_healthy", "healthy", *HELD_OUT, *MORE, "networks", "recipe", "sick")
+RECIPES = (
+    "data",
+    "networks",
+    "recipes",
+    "corruptions",
+    "experiment",
+    "losses",
+    "optimizers",
+    "recipe",
+    "schedules",
+    "tasks",
+)
 RECORDER = ("capture", "measurement", "rivals", "trace", *RECIPES)
-
-
-def recipes() -> dict[str, Recipe]:
-    """Return all recipes by name; the held-out ones are the half to report on, the fresh ones a set of their own."""
-    held_out = [replace(recipe, half="report") for recipe in (*HELD_OUT_HEALTHY, *HELD_OUT_SICK)]
-    fresh = [replace(recipe, half="fresh") for recipe in FRESH_HEALTHY]
-    return {recipe.name: recipe for recipe in (*HEALTHY, *SICK, *MORE_HEALTHY, *MORE_SICK, *held_out, *fresh)}
+DETECTOR = ("_lightning", "activations", "callbacks/pathology_detector", "diagnosis", "distributed", "gradients")
 
 
 def fit(recipe: Recipe, seed: int, callbacks: Sequence[Callback]) -> LightningModule:
@@ -137,19 +132,23 @@ def _version(paths: Sequence[Path]) -> str:
     return digest.hexdigest()[:10]
 
 
+def _files(root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the modules and the files of the packages of these names."""
+    return [
+        path
+        for name in names
+        for path in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / f"{name}.py"])
+    ]
+
+
 def recorder_version() -> str:
     """Return a digest of the code that records a run, recipes included."""
-    return _version([HERE / f"{name}.py" for name in RECORDER])
+    return _version(_files(HERE, RECORDER))
 
 
 def detector_version() -> str:
     """Return a digest of the recipes and of the code that the detector is made of."""
-    folders = [PACKAGE / name for name in ("diagnosis", "activations", "gradients")]
-    return _version(
-        [HERE / f"{name}.py" for name in RECIPES]
-        + [path for folder in folders for path in folder.rglob("*.py")]
-        + list((PACKAGE / "callbacks").glob("*.py"))
-    )
+    return _version(_files(HERE, RECIPES) + _files(PACKAGE, DETECTOR))
 
 
 def _path(folder: Path, what: str, version: str, name: str, seed: int) -> Path:

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from detection.data import Data
+from detection.experiment import Experiment
 from detection.measurement import Measurement, measure
-from detection.recipe import Experiment
 from detection.rivals import Rivals
 
 DENSE = (1, 2, 5, *range(10, 100, 10))

@@ -24,8 +24,8 @@ def test_severities_are_ordered_as_strings_and_as_members():
     assert Severity.CRITICAL > "warning" > Severity.INFO
 
 
-def test_kinds_are_the_published_strings():
-    assert [str(kind) for kind in Kind] == [
+def test_kinds_are_the_published_strings_and_new_ones_come_after_them():
+    published = [
         "vanishing_gradient",
         "exploding_gradient",
         "dead_relu",
@@ -36,6 +36,7 @@ def test_kinds_are_the_published_strings():
         "stalled_training",
         "poor_initialization",
     ]
+    assert [str(kind) for kind in Kind][: len(published)] == published
 
 
 def test_it_is_frozen_and_survives_json():

@@ -9,6 +9,7 @@ import pytest
 from histories import decaying, falling, found, history, layers, noise
 
 from lightning_gradtools import diagnosis
+from lightning_gradtools.diagnosis.rules import RULES
 
 
 def test_a_stall_with_a_cause_points_to_it():
@@ -37,7 +38,7 @@ def test_no_verdict_depends_on_the_scale_of_the_loss(scale):
             }
 
 
-RULE = """
+NEW_RULE = """
 from lightning_gradtools.diagnosis.finding import Finding, Kind, Severity
 from lightning_gradtools.diagnosis.rule import Need, Rule
 
@@ -59,7 +60,7 @@ def test_adding_a_rule_is_adding_one_file(tmp_path):
         Path(diagnosis.__file__).parent, package / "diagnosis", ignore=shutil.ignore_patterns("__pycache__")
     )
     (package / "__init__.py").touch()
-    (package / "diagnosis" / "rules" / "new_rule.py").write_text(RULE)
+    (package / "diagnosis" / "rules" / "new_rule.py").write_text(NEW_RULE)
     program = (
         "from histories import history\n"
         "from lightning_gradtools.diagnosis import rules\n"
@@ -76,5 +77,5 @@ def test_adding_a_rule_is_adding_one_file(tmp_path):
         check=True,
     )
     orders, layers_found = (line.split() for line in ran.stdout.splitlines())
-    assert orders == ["0", "10", "20", "30", "35", "40", "50", "60", "70", "80"]
+    assert list(map(int, orders)) == sorted([*(rule.order for rule in RULES), 35])
     assert "new" in layers_found

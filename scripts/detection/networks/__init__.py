@@ -1,0 +1,1 @@
+"""Small networks for recipes, beside those of `lightning_gradtools.tasks.networks`."""
