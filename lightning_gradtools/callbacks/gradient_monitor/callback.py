@@ -237,7 +237,7 @@ class GradientMonitor(Observer):
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if hook == "on_fit_start":
-            self._ranks_meet = self._meets(trainer, pl_module)
+            self._start_measurements(trainer, pl_module)
         if not self._ranks_meet:
             return
         if hook == "on_before_optimizer_step":
@@ -252,15 +252,15 @@ class GradientMonitor(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_whole_gradients(trainer, "GradientMonitor")
-        self._ranks_meet = self._meets(trainer, pl_module)
+        self._start_measurements(trainer, pl_module)
+
+    def _start_measurements(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get ready, and learn whether ranks will reduce anything together in this run."""
         self._layers.start_fit(pl_module)
         run = self._run(trainer, pl_module)
         for measurement in self._measured:
             measurement.start_fit(run)
-
-    def _meets(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Say whether ranks reduce anything together in this run."""
-        return trainer.world_size > 1 and (
+        self._ranks_meet = trainer.world_size > 1 and (
             any(measurement.shared for measurement in self._measured)
             or any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
         )
