@@ -42,7 +42,7 @@ RELU = (ActivationObservation("a", "relu", 8),)
         (Need.PROGRESS, history(steps=9), history(steps=10)),
         (Need.NONFINITE, history(), broken()),
     ],
-    ids=str,
+    ids=[need.name for need in Need],
 )
 def test_a_rule_is_asked_once_its_needs_are_met(need, lacking, having):
     def find(context):
