@@ -36,7 +36,8 @@ def gradtools_train(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     environment = dict(os.environ)
-    lightning_loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    names = (None, "lightning", "lightning.pytorch", "lightning.fabric")
+    lightning_loggers = [logging.getLogger(name) for name in names]
     before = [(logger, logger.propagate, [(h, h.formatter) for h in logger.handlers]) for logger in lightning_loggers]
     on_interrupt = signal.getsignal(signal.SIGINT)  # Lightning ignores further ones after the first
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -46,6 +46,9 @@ def keep_quiet(*, in_memory_data: bool) -> None:
         for handler in logger.handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             handler.addFilter(_Noise())
+    # Where pytorch_lightning is imported too, both flavours write to its logger, which leaves them to the root.
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Noise())
     warnings.formatwarning = _formatted(warnings.formatwarning)
     # Lightning's own use of a torch API, which nobody who reads the console can change.
     warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")

@@ -33,8 +33,9 @@ class Regression(LightningModule):
         return F.mse_loss(self.net(x), y)
 
     def validation_step(self, batch, batch_idx):
-        x, y = batch
-        self.log("val/loss", F.mse_loss(self.net(x), y))
+        dtype = next(self.parameters()).dtype
+        x, y = (part.to(dtype) for part in batch)
+        self.log("val/loss", (self.net(x) - y).abs().square().mean().float())
 
     def configure_optimizers(self):
         return self.optimizer(self.parameters(), **self.settings)

@@ -47,7 +47,6 @@ def make_trainer(strategy, **arguments):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         **arguments,
     )
 

@@ -14,6 +14,5 @@ def trainer():
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         log_every_n_steps=1,
     )

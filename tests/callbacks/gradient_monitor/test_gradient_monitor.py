@@ -156,7 +156,7 @@ def test_totals_reach_callback_metrics_and_on_request_the_progress_bar():
     monitor = GradientMonitor(progress_bar=True)
     run = fit(Regression(), monitor, Watcher())
     total = last(monitor)["grad_norm/total"]
-    assert set(run.callback_metrics) == {"grad_norm/total"}
+    assert set(run.callback_metrics) == {"grad_norm/total", "val/loss"}
     assert run.callback_metrics["grad_norm/total"].item() == pytest.approx(total)
     assert shown == {"grad_norm": pytest.approx(total)}
     assert fit(Regression(), GradientMonitor()).progress_bar_metrics == {}
