@@ -100,7 +100,7 @@ def mean_over_ranks_of(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
     is allocated before the work: a rank whose memory is full can still tell.
 
     Args:
-        compute: this rank's part. A collective in it has to be one of these too, on every rank.
+        compute: this rank's part, without a collective: where one rank fails before it, the others would wait in it.
         like: has the shape, dtype and device of what it returns; its values are not read.
 
     Raises:

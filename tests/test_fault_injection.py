@@ -18,3 +18,11 @@ def test_on_one_of_two_ranks_both_go_on_and_neither_waits():
         for count, wrong in (first[name], second[name]):
             assert count >= 2
             assert not wrong, "\n".join(wrong)
+
+
+def test_an_interrupt_of_one_of_two_ranks_in_a_probe_gives_up_that_computation_on_both():
+    (weights, steps, computed), (others, *rest) = launch(cases.interrupt_on_one_of_two_ranks)
+    assert steps == 6
+    assert computed == [3, 5]  # the one after step 1 was given up
+    assert rest == [steps, computed]
+    assert weights.equal(others)

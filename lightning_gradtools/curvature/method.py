@@ -45,9 +45,11 @@ def hessian_operator(
     one_of("method", method, ["auto", *METHODS])
     losses, parameters = [loss_fn] if callable(loss_fn) else list(loss_fn), list(params)
 
+    if method == "auto":  # where ranks meet at each thing tried
+        automatic = AutomaticHessian(losses, parameters, memory, average_ranks)
+        return MeanOverRanks(automatic) if average_ranks else automatic
+
     def local() -> CurvatureOperator:
-        if method == "auto":
-            return AutomaticHessian(losses, parameters, memory, average_ranks)
         return MeanOverBatches([METHODS[method](loss, parameters) for loss in losses])
 
     return MeanOverRanks(on_all_ranks(local, ParameterSpace(parameters).device)) if average_ranks else local()

@@ -1,6 +1,7 @@
 """Every guarded call made to raise in turn; used by tests/test_fault_injection.py on one rank and on one of two."""
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -180,3 +181,29 @@ def every_site_on_one_of_two_ranks(names: list[str]) -> dict[str, tuple[int, lis
             wrong += complaints(name, site, plain, outcome, failing)
         found[name] = len(places), wrong
     return found
+
+
+class InterruptedInProbe(Regression):
+    """Ctrl-C on one rank, in the midst of the first loss beside training."""
+
+    interrupted = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if not self.training and not self.interrupted and dist.get_rank() == 1:
+            type(self).interrupted = True
+            signal.raise_signal(signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+
+def interrupt_on_one_of_two_ranks() -> tuple[torch.Tensor, int, list[int]]:
+    """Return the weights, the steps taken and those after which a spectrum was computed."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    module, spectrum = InterruptedInProbe(optimizer=torch.optim.SGD, lr=0.01), HessianSpectrum(every_n_steps=2, top_k=1)
+    settings = {"devices": 2, "use_distributed_sampler": False, "enable_progress_bar": False}
+    run = trainer(spectrum, strategy=DDPStrategy(), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(module, loader(batches(6)), loader(batches(2)))
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+    return weights, run.global_step, [step for step, _ in spectrum.history]
