@@ -73,18 +73,21 @@ class FailSafe:
 
     def run(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result | None:
         """Return ``function(*args, **kwargs)``, or None if the guard is off or that raises."""
-        if self.is_off:
-            return None
-        where = getattr(function, "__name__", type(function).__name__)
-        try:
-            return attempt(self.name, where, function, *args, **kwargs)
-        except Exception as error:
-            self.fail(where, error)
-            return None
+        return self.wrap(function)(*args, **kwargs)
 
     def wrap(self, function: Callable[..., Result]) -> Callable[..., Result | None]:
-        """Return ``function`` as a hook for others to call: it goes through :meth:`run`."""
-        return functools.partial(self.run, function)
+        """Return ``function`` as a hook for others to call, guarded as by :meth:`run`."""
+        where = getattr(function, "__name__", type(function).__name__)
+
+        def guarded(*args: Any, **kwargs: Any) -> Result | None:
+            if self.failure is None and self.failed_here is None:
+                try:
+                    return attempt(self.name, where, function, *args, **kwargs)
+                except Exception as error:
+                    self.fail(where, error)
+            return None
+
+        return guarded
 
     @contextmanager
     def section(self, where: str) -> Iterator[None]:

@@ -113,11 +113,11 @@ class StepTap(TorchFunctionMode):
         self.samples = 0
         self.losses: list[LossSample] = []
         self.collecting = True
-        self._names = {
-            id(module): name
-            for name, module in modules.items()
-            if name and (_has_parameters(module) or not any(True for _ in module.children()))
-        }
+        self._tapped: dict[int, tuple[str, bool]] = {}  # by id of the module: path, and whether it has parameters
+        for name, module in modules.items():
+            owns = next(module.parameters(recurse=False), None) is not None
+            if name and (owns or next(module.children(), None) is None):
+                self._tapped[id(module)] = name, owns
         self._sites: dict[tuple[str, str, str, int], TappedActivation] = {}
         self._handles: list[RemovableHandle] = []
         self._running: list[str] = []
@@ -163,26 +163,25 @@ class StepTap(TorchFunctionMode):
     # What runs inside the user's forward pass. The first two see every module there is, in every thread.
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        name = self._names.get(id(module))
-        if name is not None:
-            self._enter(name, module, args)
+        tapped = self._tapped.get(id(module))
+        if tapped is not None:
+            self._enter(*tapped, args)
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
-        name = self._names.get(id(module))
-        if name is not None:
-            self._leave(name, module, out)
+        tapped = self._tapped.get(id(module))
+        if tapped is not None:
+            self._leave(*tapped, module, out)
 
-    def _on_enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _on_enter(self, name: str, owns: bool, args: tuple[Any, ...]) -> None:
         self._running.append(name)
-        if _has_parameters(module):
+        if owns:
             self.ran.add(name)
         if not self.samples:
             self.samples = next((arg.shape[0] for arg in args if isinstance(arg, Tensor) and arg.dim()), 0)
 
-    def _on_leave(self, name: str, module: nn.Module, out: Any) -> None:
+    def _on_leave(self, name: str, owns: bool, module: nn.Module, out: Any) -> None:
         if self._running:
             self._running.pop()
-        owns = _has_parameters(module)
         if not owns and not isinstance(module, _CHANNELS_FIRST_NORMS):
             return
         out = _first_tensor(out)
@@ -282,10 +281,6 @@ class StepTap(TorchFunctionMode):
         if key not in self._sites:
             self._sites[key] = TappedActivation(module or producer, function, len(self.layers))
         return self._sites[key]
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None
 
 
 def _first_tensor(out: Any) -> Tensor | None:
