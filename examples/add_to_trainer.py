@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, WarmupCosineSchedule
+from lightning_gradtools import GradientClipping, GradientMonitor, WarmupCosineSchedule
 
 
 class Net(lightning.LightningModule):

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_gradtools.callbacks import PathologyDetector
+from lightning_gradtools import PathologyDetector
 
 images, labels = load_digits(return_X_y=True)
 digits = TensorDataset(torch.tensor(images / 8 - 1, dtype=torch.float32), torch.tensor(labels))

@@ -1,9 +1,9 @@
 """Two processes against one on the same global batch: DDP, FSDP2, tensor parallelism, and mixed."""
 
-import gradient_cases
 import pytest
 import torch
-from launcher import launch
+from helpers import gradient_cases
+from helpers.launcher import launch
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """A logger that fails (a full disk, a closed connection) ends no run and changes none, whoever of us writes to it."""
 
-import fault_cases as cases
 import pytest
 import torch
+from helpers import fault_cases as cases
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lightning_gradtools.reporting.loggers import TensorBoardAdapter

@@ -1,8 +1,8 @@
 """Nothing of ours that fails stops a run, changes it, or leaves anything behind: each guarded call raises in turn."""
 
-import fault_cases as cases
 import pytest
-from launcher import launch
+from helpers import fault_cases as cases
+from helpers.launcher import launch
 
 
 @pytest.mark.parametrize("name", cases.OBSERVERS)

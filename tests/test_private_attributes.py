@@ -194,3 +194,29 @@ def test_each_entry_says_why_and_what_then():
 )
 def test_what_counts_as_private(line, names):
     assert private_uses(line) == names
+
+
+_ROOT = Path(__file__).parents[1]
+
+
+def test_no_test_reaches_into_a_private_attribute_of_ours():
+    own = {
+        node.attr
+        for path in (_ROOT / "lightning_gradtools").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+        and node.attr.startswith("_")
+    }
+    assert len(own) > 50
+    reached = [
+        f"{path.relative_to(_ROOT)}:{node.lineno} {ast.unparse(node)}"
+        for path in (_ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr in own
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+    assert not reached, "\n".join(reached)

@@ -4,8 +4,8 @@ import warnings
 import weakref
 
 import pytest
+from helpers.runs import Regression, fit
 from lightning.pytorch import Callback
-from runs import Regression, fit
 
 from lightning_gradtools._lightning.fail_safe import FailSafe, Observer, restore_state, tell
 from lightning_gradtools.arguments import ArgumentError

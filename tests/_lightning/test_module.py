@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
+from helpers.runs import Regression
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from runs import Regression
 from torch import nn
 
 from lightning_gradtools._lightning.module import (

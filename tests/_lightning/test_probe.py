@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from runs import Regression, fit
+from helpers.runs import Regression, fit
 from torch import nn
 
 from lightning_gradtools._lightning.probe import Restoration, undisturbed

@@ -1,8 +1,8 @@
 """Refusals only; that DDP and FSDP2 work is in tests/test_distributed.py."""
 
 import pytest
+from helpers.runs import Regression, trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
-from runs import Regression, trainer
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor

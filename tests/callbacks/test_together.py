@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from fault_cases import left_behind
+from helpers.fault_cases import left_behind
+from helpers.runs import Regression, batches, fit, loader, trainer
 from lightning.pytorch import Callback
-from runs import Regression, batches, fit, loader, trainer
 
 from lightning_gradtools.callbacks import (
     GradientCheck,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_report_once(tmp_path, strategy):
     program = Path(sys.executable).with_name("gradtools-train")
     brief = ["trainer.max_epochs=2", "data.batch_size=32", "trainer.log_every_n_steps=1"]

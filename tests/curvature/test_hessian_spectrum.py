@@ -5,9 +5,9 @@ import itertools
 
 import pytest
 import torch
+from helpers.quadratics import dense_hessian, network, quadratic
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from quadratics import dense_hessian, network, quadratic
 from sklearn.datasets import load_digits
 
 from lightning_gradtools.arguments import ArgumentError

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quadratics import quadratic
+from helpers.quadratics import quadratic
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -30,7 +30,7 @@ import json, sys, warnings
 import torch
 import torch.nn.functional as F
 from lightning_gradtools.curvature import hessian_spectrum
-from quadratics import dense_hessian
+from helpers.quadratics import dense_hessian
 
 warnings.simplefilter("ignore")  # torch's own, of what it traces
 torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quadratics import dense_hessian, network
+from helpers.quadratics import dense_hessian, network
 from scipy.sparse.linalg import eigsh
 from torch import nn
 

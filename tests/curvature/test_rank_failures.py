@@ -1,9 +1,9 @@
 """A rank that fails alone ends the computation on all, at the same place, in place of leaving the others to wait."""
 
-import curvature_cases
 import pytest
 import torch
-from launcher import launch
+from helpers import curvature_cases
+from helpers.launcher import launch
 
 from lightning_gradtools.distributed import mean_over_ranks_of, on_all_ranks
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from quadratics import dense_hessian, network, quadratic
+from helpers.quadratics import dense_hessian, network, quadratic
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -38,7 +38,7 @@ def spectrum(operator, top_k=5, rtol=1e-3, seed=0, budget=None):
     )
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, nn.Sigmoid])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU, pytest.param(nn.Sigmoid, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_values_of_a_smooth_network_cost_fewer_gradients_and_keep_their_bounds(activation, preconditioned):
     cost = {"auto": 0.0, "retained": 0.0}

@@ -1,9 +1,9 @@
 """Two processes against one on the same global batch."""
 
-import curvature_cases
 import pytest
 import torch
-from launcher import launch
+from helpers import curvature_cases
+from helpers.launcher import launch
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from histories import history, layers
+from helpers.histories import history, layers
 
 from lightning_gradtools.diagnosis.observation import ActivationObservation, History, NonfiniteEvent, persists
 

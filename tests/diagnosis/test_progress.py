@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from histories import falling, history, noise
+from helpers.histories import falling, history, noise
 
 from lightning_gradtools.diagnosis.progress import progress
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from histories import decaying, found, history, layers, noise
+from helpers.histories import decaying, found, history, layers, noise
 
 from lightning_gradtools import callbacks, diagnosis
 from lightning_gradtools.diagnosis import Change, remedies

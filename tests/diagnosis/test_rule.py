@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from histories import falling, history, layers
+from helpers.histories import falling, history, layers
 
 from lightning_gradtools.diagnosis import Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import ActivationObservation, History, NonfiniteEvent, Observation

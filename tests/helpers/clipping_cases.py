@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from runs import GradientSpy, Regression, batches, fit, loader, mlp, reference_norm
+
+from helpers.runs import GradientSpy, Regression, batches, fit, loader, mlp, reference_norm
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from runs import Regression, batches, loader, trainer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from helpers.runs import Regression, batches, loader, trainer
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import HessianSpectrum
 from lightning_gradtools.curvature import Budget, hessian_spectrum

@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from runs import Regression, batches, loader, trainer
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 
+from helpers.runs import Regression, batches, loader, trainer
 from lightning_gradtools._lightning import fail_safe
 from lightning_gradtools._lightning.module import Patch
 from lightning_gradtools.callbacks import (

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from runs import Regression, batches, loader, trainer
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from helpers.runs import Regression, batches, loader, trainer
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 
 CLIPPING: dict[str, dict[str, Any]] = {

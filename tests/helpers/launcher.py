@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 def launch(work: Callable[..., Any], *args: Any, world_size: int = 2) -> list[Any]:
     """Return what ``work(*args)`` returned on each rank.
 
-    ``work`` must be importable (a module of ``tests/helpers``). The process group is gloo over a file, so no
+    ``work`` must be importable (a module of ``helpers``). The process group is gloo over a file, so no
     port is needed; the environment is torchrun's, so a Lightning Trainer with ``devices=world_size`` joins
     it.
     """

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gradient_cases import FullySharded, whole_weights
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from runs import Regression, batches
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
+from helpers.gradient_cases import FullySharded, whole_weights
+from helpers.runs import Regression, batches
 from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.callbacks.gradient_monitor.measurements import Measurement
 from lightning_gradtools.gradients.noise_scale import NoiseScale

@@ -1,7 +1,7 @@
 import pytest
+from helpers.runs import Regression, fit
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from runs import Regression, fit
 
 from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.reporting.loggers import LoggerAdapter, TensorBoardAdapter, adapter

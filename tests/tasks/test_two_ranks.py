@@ -1,8 +1,8 @@
 from itertools import chain
 
 import pytest
-import task_cases
-from launcher import launch
+from helpers import task_cases
+from helpers.launcher import launch
 
 from lightning_gradtools.tasks import TabularData
 

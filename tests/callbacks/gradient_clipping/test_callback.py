@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from clipping_cases import Two, TwoValidated, Validated, nan_at, ordinary_run, trained, weights
+from helpers.clipping_cases import Two, TwoValidated, Validated, nan_at, ordinary_run, trained, weights
+from helpers.runs import GradientSpy, Regression, batches, fit, loader, reference_norm, trainer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
-from runs import GradientSpy, Regression, batches, fit, loader, reference_norm, trainer
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor

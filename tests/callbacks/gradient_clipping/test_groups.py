@@ -1,7 +1,7 @@
 import pytest
 import torch
-from clipping_cases import trained
-from runs import GradientSpy, Regression, fit, reference_norm
+from helpers.clipping_cases import trained
+from helpers.runs import GradientSpy, Regression, fit, reference_norm
 
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import GradientClipping

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from clipping_cases import same_gradients, trained, weights
-from runs import GradientSpy, Regression, fit, reference_norm
+from helpers.clipping_cases import same_gradients, trained, weights
+from helpers.runs import GradientSpy, Regression, fit, reference_norm
 
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 

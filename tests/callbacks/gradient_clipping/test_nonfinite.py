@@ -2,9 +2,9 @@ import logging
 
 import pytest
 import torch
-from clipping_cases import nan_at, trained, weights
+from helpers.clipping_cases import nan_at, trained, weights
+from helpers.runs import GradientSpy, Regression, batches, fit, reference_norm
 from lightning.pytorch.plugins import MixedPrecision
-from runs import GradientSpy, Regression, batches, fit, reference_norm
 
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 

@@ -1,5 +1,5 @@
-from clipping_cases import trained
-from runs import batches
+from helpers.clipping_cases import trained
+from helpers.runs import batches
 
 from lightning_gradtools.callbacks import GradientClipping
 

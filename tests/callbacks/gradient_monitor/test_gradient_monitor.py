@@ -7,8 +7,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from helpers.runs import GradientSpy, Regression, batches, fit, mlp, reference_norm, trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from runs import GradientSpy, Regression, batches, fit, mlp, reference_norm, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools._lightning import fail_safe

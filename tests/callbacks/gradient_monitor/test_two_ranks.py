@@ -1,9 +1,9 @@
 """A rank on which the monitor fails, and a noise scale that not all ranks can measure, on two processes."""
 
-import monitor_cases
 import pytest
 import torch
-from launcher import launch
+from helpers import monitor_cases
+from helpers.launcher import launch
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from quadratics import dense_hessian
-from runs import Regression, batches, fit
+from helpers.quadratics import dense_hessian
+from helpers.runs import Regression, batches, fit
 from torch import nn
 from torchmetrics import MeanMetric
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from pathology_cases import HEALTHY, SICK, Classification, watch
+from helpers.pathology_cases import HEALTHY, SICK, Classification, watch
 from torch import nn
 
 from lightning_gradtools import PathologyDetector

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from pathology_cases import Classification, digits, stack, watch
-from runs import trainer
+from helpers.pathology_cases import Classification, digits, stack, watch
+from helpers.runs import trainer
 from torch import nn
 
 from lightning_gradtools.callbacks import PathologyDetector
@@ -145,7 +145,7 @@ def _environment():
     import os
     from pathlib import Path
 
-    import pathology_cases
+    from helpers import pathology_cases
 
     paths = [str(Path(pathology_cases.__file__).parent), str(Path(__file__).parents[2])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

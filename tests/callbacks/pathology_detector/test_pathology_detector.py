@@ -1,14 +1,14 @@
 import json
 import warnings
 
-import pathology_cases as cases
 import pytest
 import torch
 import torch.nn.functional as F
-from launcher import launch
+from helpers import pathology_cases as cases
+from helpers.launcher import launch
+from helpers.pathology_cases import HEALTHY, SICK, Classification, digits, serious, stack, verdicts, watch
+from helpers.runs import fit, trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from pathology_cases import HEALTHY, SICK, Classification, digits, serious, stack, verdicts, watch
-from runs import fit, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -344,7 +344,7 @@ def test_bad_arguments_are_refused_by_name(argument):
 
 
 def test_the_regression_of_the_other_tests_is_watched_without_a_known_class():
-    from runs import Regression
+    from helpers.runs import Regression
 
     detector = PathologyDetector(table=False)
     fit(Regression(), detector)

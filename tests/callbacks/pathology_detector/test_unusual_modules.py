@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import Regression, batches, fit, loader, trainer
+from helpers.runs import Regression, batches, fit, loader, trainer
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 from torch.utils.checkpoint import checkpoint

@@ -1,5 +1,5 @@
 import pytest
-from histories import falling, found, history
+from helpers.histories import falling, found, history
 
 from lightning_gradtools.diagnosis.observation import ActivationObservation
 

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import histories
 import pytest
-from histories import decaying, falling, found, history, layers, noise
+from helpers import histories
+from helpers.histories import decaying, falling, found, history, layers, noise
 
 from lightning_gradtools import diagnosis
 from lightning_gradtools.diagnosis.rules import RULES

@@ -1,6 +1,6 @@
 import math
 
-from histories import falling, history, layers, serious
+from helpers.histories import falling, history, layers, serious
 
 
 def test_a_loss_that_runs_away():

@@ -1,5 +1,5 @@
 import pytest
-from histories import falling, found, history, layers, serious
+from helpers.histories import falling, found, history, layers, serious
 
 
 def test_exactly_zero_or_none_again_and_again():

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from histories import falling, found, history, layers
+from helpers.histories import falling, found, history, layers
 
 from lightning_gradtools.diagnosis import Kind, Severity
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker

@@ -1,4 +1,4 @@
-from histories import history, noise, serious
+from helpers.histories import history, noise, serious
 
 
 def test_alternating_losses():

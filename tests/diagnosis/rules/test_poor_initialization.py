@@ -1,4 +1,4 @@
-from histories import falling, found, history, layers, serious
+from helpers.histories import falling, found, history, layers, serious
 
 from lightning_gradtools.diagnosis import Severity
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker

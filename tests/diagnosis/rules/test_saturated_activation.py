@@ -1,4 +1,4 @@
-from histories import falling, found, history, serious
+from helpers.histories import falling, found, history, serious
 
 from lightning_gradtools.diagnosis import Severity
 from lightning_gradtools.diagnosis.observation import ActivationObservation

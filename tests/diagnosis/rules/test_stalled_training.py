@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from histories import falling, found, history, layers, noise, serious
+from helpers.histories import falling, found, history, layers, noise, serious
 
 
 def test_no_better_than_a_constant_and_not_moving():

@@ -1,5 +1,5 @@
 import pytest
-from histories import decaying, falling, found, history, layers, noise, serious
+from helpers.histories import decaying, falling, found, history, layers, noise, serious
 
 from lightning_gradtools.diagnosis import Severity
 

@@ -1,0 +1,1 @@
+"""What tests share: runs, cases, and processes to run them in."""
