@@ -196,13 +196,10 @@ def test_what_counts_as_private(line, names):
     assert private_uses(line) == names
 
 
-_ROOT = Path(__file__).parents[1]
-
-
 def test_no_test_reaches_into_a_private_attribute_of_ours():
     own = {
         node.attr
-        for path in (_ROOT / "lightning_gradtools").rglob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)
@@ -212,8 +209,8 @@ def test_no_test_reaches_into_a_private_attribute_of_ours():
     }
     assert len(own) > 50
     reached = [
-        f"{path.relative_to(_ROOT)}:{node.lineno} {ast.unparse(node)}"
-        for path in (_ROOT / "tests").rglob("*.py")
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for path in Path(__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
         and node.attr in own

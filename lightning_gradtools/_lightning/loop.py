@@ -36,6 +36,11 @@ def batch_moment(trainer: Trainer) -> tuple[int, int]:
     return trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx
 
 
+def batch_index(trainer: Trainer) -> int:
+    """Return the index of this batch in its epoch."""
+    return trainer.fit_loop.batch_idx
+
+
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the callbacks of ``trainer``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -1,12 +1,10 @@
 """Names the sick layer while a network trains."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +15,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
-from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_pass, optimizer_parameters
+from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
 from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
-from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
 from lightning_gradtools.arguments import described, integer
-from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, find_in_parameters, search
+from lightning_gradtools.callbacks.pathology_detector.nonfinite_watch import NonfiniteWatch
+from lightning_gradtools.callbacks.pathology_detector.observed_scalars import observed_scalars
 from lightning_gradtools.callbacks.pathology_detector.policy import PathologyError, Policy
-from lightning_gradtools.callbacks.pathology_detector.replay import dump
 from lightning_gradtools.callbacks.pathology_detector.sampling import SamplingSchedule
 from lightning_gradtools.callbacks.pathology_detector.step_sample import StepSample
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics
 from lightning_gradtools.diagnosis import Finding, Kind, Severity
 from lightning_gradtools.diagnosis.finding import Remedy
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
-from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
+from lightning_gradtools.diagnosis.observation import History, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 from lightning_gradtools.distributed import gather_objects, meet, world_size
 from lightning_gradtools.reporting.findings import (
@@ -46,8 +43,6 @@ from lightning_gradtools.reporting.findings import (
     verdict_line,
 )
 from lightning_gradtools.reporting.loggers import log_scalars, log_text
-
-_TWO_SIDED = ("tanh", "hardtanh", "sigmoid", "hardsigmoid", "softmax")
 
 
 class PathologyDetector(Observer):
@@ -138,7 +133,6 @@ class PathologyDetector(Observer):
         self.overrides_for: Callable[[Remedy], tuple[str, ...]] | None = None
         self._step_patch: Patch | None = None
         self._sample: StepSample | None = None
-        self._batch: Any = None
         self._window: list[Tensor] = []  # losses of the micro-batches of a step
         self._losses: list[tuple[int, int, Tensor]] = []  # optimizer step, batch index, loss
         self.reset()
@@ -156,12 +150,12 @@ class PathologyDetector(Observer):
         self._saved_statistics: dict[str, Any] | None = None
         self._moments: dict[str, Tensor] = {}
         self._losses.clear()
-        self._events: list[NonfiniteEvent] = []
+        self._watch = NonfiniteWatch(self.check_every_step, self.dump_dir)
         self._fatal: Finding | None = None
 
     def start_fit(self) -> None:
         self._met_at = -1
-        self._nonfinite_now = False
+        self._watch.start_fit()
 
     def release(self) -> None:
         if self._step_patch is not None:
@@ -171,7 +165,7 @@ class PathologyDetector(Observer):
             self._sample.tap.remove()
             self._sample = None
         self._window.clear()
-        self._batch = None
+        self._watch.batch = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -225,7 +219,7 @@ class PathologyDetector(Observer):
         self._publish(trainer)  # the sanity check has emptied the metrics
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._batch = batch
+        self._watch.batch = batch
         step = logging_step(trainer)
         if self._sample is not None and self._sample.step != step:
             self._sample = None  # its step was never taken
@@ -257,27 +251,19 @@ class PathologyDetector(Observer):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._sample is not None:
             self._sample.tap.collecting = True
-        if self._checks(loss):
-            if math.isfinite(loss.detach().sum().item()):
-                self._nonfinite_now = False
-            else:
-                self._trace(trainer, pl_module, lambda: find_in_parameters(pl_module, trainer.optimizers))
+        self._watch.look_at_loss(trainer, pl_module, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._sample is not None:
             self._sample.tap.collecting = not pl_module.automatic_optimization
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        seen = None
         if self._sample is not None:
             self._sample.trainable += [p for p in optimizer_parameters(optimizer) if p.requires_grad]
             seen = gradient_pass(trainer, optimizer, self)
             self._sample.before_step(optimizer, seen, look_for_symmetry=len(self.history.observations) < 2)
-            if self._judges_gradients(trainer):
-                self._check_all(trainer, pl_module, seen)
-        elif self._judges_gradients(trainer):
-            gradient = _sentinel(optimizer)
-            if gradient is not None and self._checks(gradient) and not math.isfinite(gradient.sum().item()):
-                self._trace(trainer, pl_module, lambda: None)
+        self._watch.look_at_gradients(trainer, pl_module, optimizer, seen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -295,11 +281,11 @@ class PathologyDetector(Observer):
                 mean = torch.stack(self._window).sum() * (trainer.accumulate_grad_batches / len(self._window))
             self._losses.append((step, batch_idx, mean))
             self._window.clear()
-        self._batch = None
+        self._watch.batch = None
         sample, self._sample = self._sample, None
         if sample is not None:
             self._finish(trainer, pl_module, sample)
-        elif self._events and world_size() == 1:
+        elif self._watch.events and world_size() == 1:
             self._judge(trainer, step)
         if self._fatal is not None:
             raise PathologyError(one_line(self._fatal))
@@ -344,7 +330,11 @@ class PathologyDetector(Observer):
         found = sample.observe(self._names, max((float(rate) for rate in rates), default=0.0))
         self._schedule.feed(found.observation)
         self._moments = sample.moments
-        self._collect_events(trainer, found.observation, found.losses, found.events)
+        losses = [(step, batch, loss) for (step, batch, _), loss in zip(self._losses, found.losses, strict=True)]
+        self._losses.clear()
+        self._watch.look_at_sample(trainer, found.observation, losses, self.history, found.events)
+        for step, _, loss in losses:
+            self.history.add_loss(step, loss)
         self.history.add(found.observation)
         self._judge(trainer, sample.step)
         self._log(trainer, found.observation)
@@ -357,7 +347,7 @@ class PathologyDetector(Observer):
             [loss for *_, loss in self._losses],
             self._statistics if sites else None,
             self._moments if self._single_loss else {},
-            len(self._events),
+            len(self._watch.events),
         )
 
     def _new_statistics(self, sites: Sequence[TappedActivation]) -> UnitStatistics:
@@ -366,69 +356,15 @@ class PathologyDetector(Observer):
             statistics.load_state_dict(saved)
         return statistics
 
-    # --- non-finite values
-    # ---------------------------------------------------------------------------------------------
-
-    def _checks(self, tensor: Tensor) -> bool:
-        return tensor.device.type == "cpu" if self.check_every_step is None else self.check_every_step
-
-    def _judges_gradients(self, trainer: Trainer) -> bool:
-        """Say whether a gradient that is not finite is news: fp16's search for a loss scale makes such on purpose."""
-        return loss_scale_of(trainer) is None and not self._nonfinite_now
-
-    def _check_all(self, trainer: Trainer, pl_module: LightningModule, seen: GradientPass) -> None:
-        if self._checks(seen.norms.total) and not math.isfinite(seen.norms.total.item()):
-            self._trace(trainer, pl_module, lambda: None)
-
-    def _trace(self, trainer: Trainer, pl_module: LightningModule, look_first: Callable[[], Origin | None]) -> None:
-        """Note the first non-finite value of a stretch, and trace it."""
-        if self._nonfinite_now:
-            return
-        self._nonfinite_now = True
-        step, index = logging_step(trainer), trainer.fit_loop.batch_idx
-        origin = look_first()
-        if origin is None:
-            try:
-                origin = search(pl_module, self._batch)
-            except Exception as error:  # a second run of user code may fail where the first did not
-                origin = Origin("unknown", detail=f"the step cannot be run again: {error}")
-        detail = origin.detail
-        if self.dump_dir is not None:
-            path = Path(self.dump_dir) / f"nonfinite_step_{step}_rank_{trainer.global_rank}.pt"
-            about = {"step": step, "batch_index": index, "layer": origin.layer}
-            detail += f"; {dump(path, pl_module, self._batch, about)}"
-        self._events.append(NonfiniteEvent(step, index, trainer.global_rank, origin.direction, origin.layer, detail))
-
-    def _collect_events(self, trainer: Trainer, observation: Observation, losses: list[float], waiting: bool) -> None:
-        """Add the losses to the history, and what they, the gradients and other ranks say of non-finite values."""
-        late = []
-        for (step, batch_index, _), loss in zip(self._losses, losses, strict=True):
-            if not math.isfinite(loss) and not waiting and self.history.last_nonfinite < step - 1:
-                late.append(
-                    NonfiniteEvent(step, batch_index, 0, "unknown", "", "check_every_step=True names the module")
-                )
-            self.history.add_loss(step, loss)
-        self._losses.clear()
-        if not late and not waiting and self._judges_gradients(trainer):
-            bad = [layer.name for layer in observation.layers if not math.isfinite(layer.gradient or 0.0)]
-            if bad:
-                index = trainer.fit_loop.batch_idx
-                detail = f"the gradients of {len(bad)} layers are not finite"
-                late.append(NonfiniteEvent(observation.step, index, 0, "backward", bad[-1], detail))
-        self._events += late[:1]
-        if waiting:
-            found = [event for part in gather_objects(self._events) for event in part]  # type: ignore[attr-defined]
-            self._events = sorted(found, key=lambda event: (event.step, event.direction == "unknown", event.rank))[:1]
-
     # --- verdicts
     # ---------------------------------------------------------------------------------------------
 
     def _judge(self, trainer: Trainer, step: int) -> None:
         """Ask the rules, decide, and only then tell: what can fail on one rank must not part their ways."""
-        self.history.nonfinite += self._events
-        if self._events:
+        events, self._watch.events = self._watch.events, []
+        self.history.nonfinite += events
+        if events:
             self.history.last_nonfinite = max(self.history.last_nonfinite, step)
-        self._events = []
         news = self._tracker.update(map(self._advised, diagnose(self.history)), step)
         verdict = self.policy.verdict(news)
         self._fatal = verdict.fail
@@ -469,15 +405,7 @@ class PathologyDetector(Observer):
         trainer.callback_metrics.setdefault("diagnosis/stop_reason", torch.tensor(0.0))
 
     def _log(self, trainer: Trainer, observation: Observation) -> None:
-        scalars = {"diagnosis/findings": self._counts()["diagnosis/findings"]}
-        if observation.skill is not None:
-            scalars["diagnosis/skill"] = observation.skill
-        for each in observation.activations:
-            kind, count = ("saturated", each.saturated) if each.function in _TWO_SIDED else ("dead", each.dead)
-            scalars[f"{kind}_units/{each.name}"] = count / each.units
-        chain = [layer for layer in observation.layers if layer.backward]
-        for layer, after in pairwise(chain):
-            scalars[f"backward_gain/{layer.name}"] = (layer.backward or 0.0) / (after.backward or math.inf)
+        scalars = {"diagnosis/findings": self._counts()["diagnosis/findings"], **observed_scalars(observation)}
         log_scalars(trainer, scalars, observation.step)
 
     # --- for people
@@ -496,19 +424,3 @@ class PathologyDetector(Observer):
 
     def _repr_html_(self) -> str:
         return html_table(self.findings, self.report())
-
-
-def _sentinel(optimizer: Optimizer) -> Tensor | None:
-    """Return the gradient that the backward pass reached last, which inherits what went wrong before it.
-
-    A vector where there is one among the first parameters, because it is read every step.
-    """
-    gradients = []
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            gradient = parameter.grad
-            if gradient is not None and type(gradient) is Tensor and gradient.layout == torch.strided:
-                gradients.append(gradient)
-                if len(gradients) == 2:
-                    return min(gradients, key=Tensor.numel)
-    return gradients[0] if gradients else None
