@@ -99,6 +99,7 @@ class StepTap(TorchFunctionMode):
     Attributes:
         layers: modules with parameters that put out a tensor, by path.
         ran: paths of the modules with parameters that ran.
+        unseen: paths of those of them that ran where no gradient is recorded, as under reentrant checkpointing.
         samples: size of the first dimension of the first layer's input.
         losses: the losses of known kind that were computed, and what is needed to know the baseline loss.
         collecting: whether gradients that come back are those of the loss. Clear it while others are computed, such as
@@ -110,6 +111,7 @@ class StepTap(TorchFunctionMode):
         self._signals = signals
         self.layers: dict[str, TappedLayer] = {}
         self.ran: set[str] = set()
+        self.unseen: set[str] = set()
         self.samples = 0
         self.losses: list[LossSample] = []
         self.collecting = True
@@ -176,6 +178,8 @@ class StepTap(TorchFunctionMode):
         self._running.append(name)
         if owns:
             self.ran.add(name)
+            if not torch.is_grad_enabled():
+                self.unseen.add(name)
         if not self.samples:
             self.samples = next((arg.shape[0] for arg in args if isinstance(arg, Tensor) and arg.dim()), 0)
 

@@ -155,6 +155,7 @@ class PathologyDetector(Observer):
 
     def start_fit(self) -> None:
         self._met_at = -1
+        self._told_unseen = False
         self._watch.start_fit()
 
     def release(self) -> None:
@@ -337,7 +338,20 @@ class PathologyDetector(Observer):
             self.history.add_loss(step, loss)
         self.history.add(found.observation)
         self._judge(trainer, sample.step)
+        self._tell_unseen(trainer, sample, found.observation)
         self._log(trainer, found.observation)
+
+    def _tell_unseen(self, trainer: Trainer, sample: StepSample, observation: Observation) -> None:
+        """Say once which layers get gradients without having been seen to run for them."""
+        unseen = [each.name for each in observation.layers if each.gradient and each.backward is None]
+        unseen = [name for name in unseen if name in sample.tap.unseen]
+        if unseen and not self._told_unseen and trainer.is_global_zero:
+            tell(
+                f"PathologyDetector: activations of {unseen[0]}{' and others' if len(unseen) > 1 else ''} are not seen,"
+                " because reentrant checkpointing runs them without recording gradients; checkpoint(...,"
+                " use_reentrant=False) shows them"
+            )
+        self._told_unseen = self._told_unseen or bool(unseen)
 
     def _measure(self, sample: StepSample) -> None:
         sites = sample.sites

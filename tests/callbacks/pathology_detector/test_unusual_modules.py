@@ -241,3 +241,16 @@ def test_layers_under_activation_checkpointing_have_their_own_names(wrapped):
     for observation in detector.history.observations:
         assert [layer.name for layer in observation.layers] == ["net.0", "net.2", "net.4"]
         assert all(layer.backward and layer.gradient and layer.ran for layer in observation.layers)
+
+
+def test_what_reentrant_checkpointing_hides_is_said_once():
+    class Reentrant(Regression):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return F.mse_loss(self.net[4](checkpoint(self.net[:4], x.requires_grad_(), use_reentrant=True)), y)
+
+    detector = PathologyDetector(every_n_steps=1, on_warning="log")
+    with pytest.warns(UserWarning, match=r"activations of net\.0 and others are not seen.*use_reentrant=False") as told:
+        fit(Reentrant(), detector)
+    assert len([each for each in told if "PathologyDetector" in str(each.message)]) == 1
+    assert detector.failure is None
