@@ -53,16 +53,19 @@ def log_folder(trainer: Trainer) -> Path:
     ``Trainer.log_dir`` is the same for all ranks, and a broadcast: one rank alone must not ask for it.
     """
     for logger in trainer.loggers:
-        folder = getattr(logger, "log_dir", None) or logger.save_dir
-        if folder is not None:
-            return Path(folder)
+        for folder in (getattr(logger, "log_dir", None), logger.save_dir):
+            if isinstance(folder, (str, Path)):
+                return Path(folder)
     return Path(trainer.default_root_dir)
 
 
 def publish(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Put ``scalars`` into ``trainer.callback_metrics``, where ``EarlyStopping`` and sweeps look."""
+    """Put ``scalars`` into ``trainer.callback_metrics``, where ``EarlyStopping`` and sweeps look.
+
+    Not through that property: reading it computes the user's own metrics, before their time.
+    """
     values = torch.tensor(list(scalars.values())).unbind()
-    trainer.callback_metrics.update(zip(scalars, values, strict=True))
+    trainer._logger_connector._callback_metrics.update(zip(scalars, values, strict=True))
 
 
 def optimizer_suffix(trainer: Trainer, index: int) -> str:

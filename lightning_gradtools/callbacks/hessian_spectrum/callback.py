@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,6 +33,7 @@ from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
 from lightning_gradtools.distributed import RankFailure, meet
 from lightning_gradtools.interrupts import held_interrupts
+from lightning_gradtools.pytree import tree_map
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
 
@@ -75,8 +78,9 @@ class HessianSpectrum(Observer):
     are kept as arrays in ``<log folder>/hessian_spectrum/step_<n>.npz`` if ``density``. Steps are Lightning's
     own logging steps.
 
-    The loss is that which ``training_step`` returns for the probe batches: the first ones of the loader, the
-    same throughout, so that what changes is the model. The module is in evaluation mode meanwhile: dropout
+    The loss is that which ``training_step`` returns for the probe batches, the same throughout, so that what
+    changes is the model: the first batch that training sees, or, of several or of the validation data, the
+    first ones that a fresh iterator of the loader gives. The module is in evaluation mode meanwhile: dropout
     off, batch statistics frozen. It runs outside autocast, in float32. Each computation starts from the last
     one's eigenvectors.
 
@@ -220,15 +224,25 @@ class HessianSpectrum(Observer):
                 f"precision={trainer.precision}: weights in {halves.pop()} are too coarse for curvature;"
                 " HessianSpectrum needs them in float32 or float64, as under bf16-mixed"
             )
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            raise ArgumentError(
+                f"{name}.training_step takes dataloader_iter: HessianSpectrum needs one that takes a batch"
+            )
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the probe batches."""
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
-        self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
+        if self.source == "val" or self.num_batches > 1:
+            self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
+            if not self._batches:
+                raise ArgumentError(f"source={self.source!r}: has no batch")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the first batch that passes, so that the loader need not be asked for it."""
         if not self._batches:
-            raise ArgumentError(f"source={self.source!r}: has no batch")
+            self._batches = [tree_map(_own, batch)]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -368,6 +382,11 @@ class HessianSpectrum(Observer):
             eigenvalues=found.eigenvalues.numpy(),
             bounds=found.bounds.numpy(),
         )
+
+
+def _own(leaf: Any) -> Any:
+    """Return a copy of a tensor of the batch, which training may overwrite."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _reshard(pl_module: LightningModule) -> None:

@@ -209,7 +209,7 @@ class PathologyDetector(Observer):
     # ---------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop_reason = ""
+        self.stop_reason, self._stop_number = "", 0.0
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
@@ -217,7 +217,6 @@ class PathologyDetector(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
-        self._publish(trainer)  # the sanity check has emptied the metrics
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._watch.batch = batch
@@ -385,8 +384,7 @@ class PathologyDetector(Observer):
         if verdict.stop is not None and not self.stop_reason:
             place = verdict.stop.layer or "the whole model"
             self.stop_reason = f"{verdict.stop.kind} in {place}: {verdict.stop.message}"
-            number = float(list(Kind).index(verdict.stop.kind) + 1)
-            publish(trainer, {"diagnosis/stop_reason": number})
+            self._stop_number = float(list(Kind).index(verdict.stop.kind) + 1)
             trainer.should_stop = True
         self._publish(trainer)
         if trainer.is_global_zero:
@@ -415,8 +413,7 @@ class PathologyDetector(Observer):
         }
 
     def _publish(self, trainer: Trainer) -> None:
-        publish(trainer, self._counts())
-        trainer.callback_metrics.setdefault("diagnosis/stop_reason", torch.tensor(0.0))
+        publish(trainer, {**self._counts(), "diagnosis/stop_reason": self._stop_number})
 
     def _log(self, trainer: Trainer, observation: Observation) -> None:
         scalars = {"diagnosis/findings": self._counts()["diagnosis/findings"], **observed_scalars(observation)}
