@@ -50,8 +50,8 @@ for source in json.loads(sys.argv[1]):
 @pytest.fixture(scope="module")
 def traced():
     """What the process found of each loss, and how it ended."""
-    root, helpers = Path(lightning_gradtools.__file__).parents[1], Path(__file__).parents[1] / "helpers"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, helpers))), "OMP_NUM_THREADS": "1"}
+    root, shared = Path(lightning_gradtools.__file__).parents[1], Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, shared))), "OMP_NUM_THREADS": "1"}
     code = [sys.executable, "-c", PROGRAM, json.dumps(LOSSES)]
     done = subprocess.run(code, env=environment, capture_output=True, text=True, check=False)
     found = {source: rest for source, *rest in map(json.loads, done.stdout.splitlines())}
