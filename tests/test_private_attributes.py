@@ -50,12 +50,6 @@ ALLOWED = [
     ),
     Allowed("callbacks/gradient_check.py", "_BatchNorm", BASE_CLASS, LIST_THEM),
     Allowed(
-        "callbacks/gradient_clipping/nonfinite.py",
-        "_step_supports_amp_scaling",
-        "how torch's own loss scaler asks an optimizer whether it skips on the device",
-        "read as False: each step that is judged makes the host wait",
-    ),
-    Allowed(
         "callbacks/pathology_detector/step_sample.py",
         "_foreach_sub",
         "one kernel for all parameters; torch's optimizers are built on it",

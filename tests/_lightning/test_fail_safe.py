@@ -150,3 +150,26 @@ def test_all_hooks_that_lightning_has_are_among_those_guarded():
     for name in hooks:
         with pytest.warns(UserWarning, match="Every is off .* in <lambda>"):
             getattr(every(), name)(None, None)
+
+
+def test_a_checkpoint_saved_after_it_is_off_still_has_what_it_knew():
+    class Knowing(Observer):
+        known = 0
+
+        def on_train_batch_end(self, *args):
+            self.known += 1
+            if self.known == 3:
+                broken()
+
+        def state_dict(self):
+            return {"known": self.known}
+
+    observer = Knowing()
+    with pytest.warns(UserWarning, match="Knowing is off"):
+        fit(Regression(), observer)
+    assert observer.state_dict() == {"known": 3}
+
+
+def test_a_guard_is_made_once():
+    observer = Observer()
+    assert observer.guard is observer.guard

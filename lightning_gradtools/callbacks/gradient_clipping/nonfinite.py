@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.gradient_pass import GradientPass, optimizer_parameters
 from lightning_gradtools._lightning.module import parameter_names
-from lightning_gradtools._lightning.strategy import is_strategy
+from lightning_gradtools._lightning.strategy import is_strategy, unscales_itself
 from lightning_gradtools.callbacks.gradient_clipping.statistics import ClippingTally
 from lightning_gradtools.distributed import any_rank
 from lightning_gradtools.gradients.norms import GradientNorms, find_nonfinite, tensor_norms, total_norm
@@ -128,5 +128,4 @@ def _takes_verdict(optimizer: Optimizer) -> bool:
     The fused kernels of torch do: it is how they work with a loss scaler. Other optimizers that unscale by
     themselves have protocols of their own.
     """
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return fused and isinstance(optimizer, (Adam, AdamW, SGD, Adagrad))
+    return unscales_itself(optimizer) and isinstance(optimizer, (Adam, AdamW, SGD, Adagrad))

@@ -184,6 +184,7 @@ class HessianSpectrum(Observer):
 
     def release(self) -> None:
         self._batches: list[Any] = []
+        self._passing: list[Any] = []  # the batch at hand, until it is known to have a loss
         self._measurement = SpectrumMeasurement(self._settings(), _progress)
         self._budget: OverheadBudget | None = None
 
@@ -234,20 +235,27 @@ class HessianSpectrum(Observer):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the probe batches."""
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
-        if self.source == "val" or self.num_batches > 1:
+        if not self._keeps_what_passes:
             self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
             if not self._batches:
                 raise ArgumentError(f"source={self.source!r}: has no batch")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the first batch that passes, so that the loader need not be asked for it."""
-        if not self._batches:
-            self._batches = [tree_map(_own, batch)]
+        """Keep the first batch that passes and has a loss, so that the loader need not be asked for it."""
+        if not self._batches and self._keeps_what_passes:
+            self._passing = [tree_map(_own, batch)]
+
+    @property
+    def _keeps_what_passes(self) -> bool:
+        return self.source == "train" and self.num_batches == 1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compute, if this batch took a step that is one to."""
+        passing, self._passing = self._passing, []
+        if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
+            self._batches = passing
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
             self._compute(trainer, pl_module, logging_step(trainer))
 
@@ -301,9 +309,12 @@ class HessianSpectrum(Observer):
 
     def _compute(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         self._met_at = step
-        meeting = meet("", False, pl_module.device)
+        ready = bool(self._batches)
+        meeting = meet(str(ready), False, pl_module.device)
         if meeting.anyone_failed:
             self.guard.agree(True)
+            return
+        if not (meeting.same and ready):  # a rank has no batch with a loss yet
             return
         assert self._budget is not None
         # On one rank alone an interrupt would leave the others waiting: it is held back until they meet.

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.quadratics import dense_hessian
-from helpers.runs import Regression, batches, fit
+from helpers.runs import Regression, batches, fit, loader, trainer
 from torch import nn
 from torchmetrics import MeanMetric
 
@@ -273,3 +273,44 @@ def test_bad_arguments_are_named(arguments):
     with pytest.raises(ArgumentError, match="must be only one"):
         HessianSpectrum(every_n_steps=1, max_overhead=0.1)
     assert math.isclose(HessianSpectrum().max_overhead, 0.02)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_the_batch_is_the_first_that_has_a_loss_and_the_loader_is_not_asked_for_it():
+    class NoneAtFirst(Smooth):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return None if self.training and batch_idx in (0, 1, 4) else loss
+
+    drawn = []
+
+    class Counted(torch.utils.data.Dataset):
+        data = batches()
+
+        def __len__(self):
+            return len(self.data)
+
+        def __getitem__(self, index):
+            drawn.append(index)
+            return self.data[index]
+
+    module, callback = NoneAtFirst(), HessianSpectrum(every_n_steps=1, top_k=1)
+    run = trainer(callback)
+    run.fit(module, torch.utils.data.DataLoader(Counted(), batch_size=None), loader(batches(2)))
+    assert callback.failure is None
+    assert drawn == list(range(6))
+    assert [step for step, _ in callback.history] == [2, 3, 4, 5]
+    losses = [values["curvature/probe_loss"] for _, values in callback.history]
+    assert len(set(losses)) > 1  # the model's change, of one batch: the fifth step changed nothing
+    assert losses[1] == losses[2]
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+def test_a_training_step_that_takes_the_iterator_is_refused():
+    class Iterating(Regression):
+        def training_step(self, dataloader_iter):
+            batch, *_ = next(dataloader_iter)
+            return super().training_step(batch, 0)
+
+    with pytest.raises(ArgumentError, match=r"Iterating\.training_step takes dataloader_iter"):
+        fit(Iterating(), HessianSpectrum(every_n_steps=1))
