@@ -119,8 +119,7 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
                 restore.add(_value_back(buffer))
             for module in modules:
                 restore.add(_mode_back(module))
-                if not isinstance(module, torch.jit.ScriptModule):  # its attributes lie in C++, and none is replaced
-                    restore.add(_attributes_back(module))
+                restore.add(_attributes_back(module))
             for parameter in pl_module.parameters():
                 parameter.grad = None
             for module in modules:
