@@ -4,10 +4,12 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 # What torch.compile, FSDP1 and activation checkpointing put into the paths of what they wrap.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -128,6 +130,24 @@ def without_patches(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         vars(module).update(tops)
+
+
+def copied(module: Module) -> Module:
+    """Return a deep copy of ``module`` that works on its own.
+
+    Weights that torch's older ``weight_norm`` and pruning compute anew in each forward pass are no leaves, which cannot
+    be copied; nor is what ``torch.compile`` puts on a LightningModule, which would go on running the original.
+    """
+    made = [value for each in module.modules() for value in vars(each).values() if isinstance(value, torch.Tensor)]
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in made if not value.is_leaf}
+    twin = copy.deepcopy(module, memo)
+    given = vars(twin).get("_compiler_ctx") or {}
+    for key, method in given.items():
+        if key.startswith("original_"):
+            vars(twin)[key.removeprefix("original_")] = method  # a copied method is the copy's
+    if given:
+        vars(twin)["_compiler_ctx"] = None
+    return twin
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_gradtools._lightning.module import patched, without_patches
+from lightning_gradtools._lightning.module import copied, patched, without_patches
 from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
@@ -58,7 +58,7 @@ def stand_in(pl_module: LightningModule) -> Iterator[LightningModule]:
     The copy has the weights, buffers, metrics and mode of the module; it logs nothing.
     """
     with without_patches(pl_module):
-        twin = copy.deepcopy(pl_module)
+        twin = copied(pl_module)
     twin.trainer = pl_module.trainer
     for name in ("log", "log_dict"):
         patched(twin, name, _nothing_logged)

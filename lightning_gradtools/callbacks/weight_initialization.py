@@ -1,16 +1,25 @@
 """Weight initialisation of any LightningModule, chosen layer by layer from what each layer reads."""
 
-from collections import Counter
-from typing import cast
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
+from lightning_gradtools._lightning.module import eagerly, plain_name
 from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
-from lightning_gradtools.initialization import SCHEMES, Initialization, initialize_, lsuv_, trace_signal_path
+from lightning_gradtools.initialization import (
+    NOT_DEFAULT,
+    SCHEMES,
+    Initialization,
+    initialize_,
+    lsuv_,
+    scale_,
+    trace_signal_path,
+)
 
 
 class WeightInitialization(Callback):
@@ -22,8 +31,9 @@ class WeightInitialization(Callback):
     ``example_input_array``.
 
     It never touches a run that continues from a checkpoint, nor, unless forced, a layer whose weights are not
-    what torch's constructor leaves, because those are pretrained or the module's own choice. It prints what
-    it did and what it left alone. All ranks get the same weights; the global random state is left as it was.
+    what torch's constructor leaves, because those are pretrained or the module's own choice. Layers that are frozen,
+    lazy and not run yet, not called in that forward pass, or whose parametrization does not hold the weights wanted
+    stay as they are in any case. It prints what it did, and what it left alone and why. All ranks get the same weights; the global random state is left as it was.
 
     Logged keys: none. What was done is on the callback, as ``result``.
 
@@ -32,7 +42,7 @@ class WeightInitialization(Callback):
             batch to outputs of variance one).
         embedding_std: the standard deviation of embeddings; None to leave them alone.
         zero_residual: start residual blocks as the identity.
-        force: also overwrite layers whose weights are not torch's default.
+        force: also overwrite layers whose weights are not torch's default; frozen ones stay.
         seed: of the weights; left out, it follows from the global random state, and so from
             ``seed_everything``.
 
@@ -87,7 +97,7 @@ class WeightInitialization(Callback):
                     "training_step of a module that optimises manually cannot be run to see its layers"
                 )
 
-        with stand_in(pl_module) as copy:
+        with stand_in(pl_module) as copy, eagerly(copy):
             path = trace_signal_path(copy, lambda: run(copy))
             seed = int(torch.randint(2**31, ())) if self.seed is None else self.seed
         # Every rank must draw the same weights: DDP has made them equal already and will not do so again.
@@ -103,14 +113,23 @@ class WeightInitialization(Callback):
         )
         factors: dict[str, float] = {}
         if self.scheme == "lsuv":
-            with stand_in(pl_module) as copy:
+            with stand_in(pl_module) as copy, eagerly(copy):
                 names = [layer.name for layer in result.layers if layer.scheme == "lsuv"]
                 factors = lsuv_(copy, lambda: run(copy), names)
             factors = trainer.strategy.broadcast(factors)  # each rank saw a batch of its own
             modules = dict(pl_module.named_modules())
             for name, factor in factors.items():
-                cast(torch.Tensor, modules[name].weight).mul_(factor)
-        return result, factors
+                scale_(modules[name], factor)
+        return _in_plain_names(result), factors
+
+
+def _in_plain_names(result: Initialization) -> Initialization:
+    """Return ``result`` with names as they are without the wrappers of torch.compile and others."""
+    layers = [
+        replace(layer, name=plain_name(layer.name), tied=tuple(map(plain_name, layer.tied))) for layer in result.layers
+    ]
+    reasons = {plain_name(name): reason for name, reason in result.reasons.items()}
+    return Initialization(tuple(layers), tuple(reasons), reasons)
 
 
 def _describe(result: Initialization, factors: dict[str, float]) -> str:
@@ -122,9 +141,18 @@ def _describe(result: Initialization, factors: dict[str, float]) -> str:
             scheme, f"{scheme}, gain {gain:.3g}" + (f" for reading {reads}" if reads != "none" else "")
         )
         lines.append(f"  {count} × {what}")
+    lines += [
+        f"  {layer.name} is tied with {', '.join(layer.tied)}: done once, as {layer.scheme}"
+        for layer in result.layers
+        if layer.tied
+    ]
     if factors:
         lines.append(f"  scaled on a batch by {min(factors.values()):.3g} to {max(factors.values()):.3g}")
-    if result.left_alone:
-        names = ", ".join(result.left_alone[:4]) + (", …" if len(result.left_alone) > 4 else "")
-        lines.append(f"  {len(result.left_alone)} left alone, as not torch's default ({names}); force=True for all")
+    alone = defaultdict[str, list[str]](list)
+    for name, reason in result.reasons.items():
+        alone[reason].append(name)
+    for reason, names in alone.items():
+        listed = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        forced = "; force=True for all" if reason == NOT_DEFAULT else ""
+        lines.append(f"  {len(names)} left alone, as {reason} ({listed}){forced}")
     return "\n".join(lines)

@@ -117,14 +117,18 @@ class _Flow(TorchFunctionMode):
             self.put(out, _Signal(origins=origins))
         return out
 
-    def enter(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if isinstance(module, WEIGHT_LAYERS):
-            self.reads.setdefault(name, self.of(args[0]).activation)
+            self.reads.setdefault(name, self.of(_input(args, kwargs)).activation)
 
-    def leave(self, name: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        before = self.of(args[0])
+    def leave(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        before = self.of(_input(args, kwargs))
         end = before.end if module.weight is None else name
         self.put(out, _Signal(end=end, origins=before.origins | {name}))
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return (*args, *kwargs.values())[0]
 
 
 def _call_gain(func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
@@ -163,8 +167,8 @@ def trace_signal_path(module: nn.Module, run: Callable[[], object]) -> SignalPat
     hooks: list[RemovableHandle] = []
     for name, layer in module.named_modules():
         if isinstance(layer, (*WEIGHT_LAYERS, *NORM_LAYERS)):
-            hooks.append(layer.register_forward_pre_hook(partial(flow.enter, name)))
-            hooks.append(layer.register_forward_hook(partial(flow.leave, name)))
+            hooks.append(layer.register_forward_pre_hook(partial(flow.enter, name), with_kwargs=True))
+            hooks.append(layer.register_forward_hook(partial(flow.leave, name), with_kwargs=True))
     try:
         with torch.no_grad(), flow:
             run()

@@ -1,20 +1,29 @@
 """Initialisation schemes, applied layer by layer to what still holds torch's default weights."""
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_gradtools.arguments import number, one_of
 from lightning_gradtools.initialization.signal_path import NORM_LAYERS, WEIGHT_LAYERS, SignalPath
+from lightning_gradtools.initialization.stored_weight import (
+    assign_,
+    constraint_on,
+    effective,
+    holds_any_scale,
+    stored_in,
+)
 
 SCHEMES = ("he", "xavier", "orthogonal", "lsuv")
 # Statistics of default weights may be this many standard errors off before they are taken for trained.
 _STANDARD_ERRORS = 5.0
+NOT_DEFAULT = "not torch's default"
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class InitializedLayer:
     gain: float
     std_before: float
     std_after: float
+    tied: tuple[str, ...] = ()
+    """Other layers that have the same weights, and got them by this one's rule."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,9 @@ class Initialization:
 
     layers: tuple[InitializedLayer, ...]
     left_alone: tuple[str, ...]
-    """Layers whose weights are not torch's default: pretrained, or set on purpose."""
+    """Layers that are as they were: pretrained, set on purpose, or beyond reach."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why, for each of them."""
 
 
 def fans(layer: nn.Module) -> tuple[float, float]:
@@ -63,14 +76,14 @@ def is_torch_default(layer: nn.Module) -> bool:
     batch counted. The statistics may be five standard errors off, so that hardly a default layer is ever
     taken for another; a trained one is taken for default only if it is small and has hardly moved.
     """
-    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
-    if not isinstance(weight, Tensor):
+    weight, bias = effective(layer), effective(layer, "bias")
+    if weight is None:
         return True
-    w = weight.detach().double()
+    w = weight.double()
     if isinstance(layer, NORM_LAYERS):
         counted = getattr(layer, "num_batches_tracked", None)
         untouched = counted is None or int(counted) == 0
-        return untouched and bool((w == 1).all()) and (bias is None or not bias.detach().any())
+        return untouched and bool((w == 1).all()) and (bias is None or not bias.any())
     if isinstance(layer, nn.Embedding):
         if layer.padding_idx is not None:
             w = torch.cat([w[: layer.padding_idx], w[layer.padding_idx + 1 :]])
@@ -85,7 +98,7 @@ def is_torch_default(layer: nn.Module) -> bool:
     return (
         w.abs().amax().item() <= bound
         and abs(variance - 1) <= _STANDARD_ERRORS * math.sqrt(0.8 / w.numel()) + 2.0**-7
-        and (bias is None or bias.detach().abs().amax().item() <= bound)
+        and (bias is None or bias.abs().amax().item() <= bound)
     )
 
 
@@ -113,8 +126,14 @@ def initialize_(
     derivation: it makes up for what that activation took away. In a stack of equal blocks this is the
     activation that follows the layers; a first layer, and one that reads a normalised signal, has gain 1.
 
-    Weights used twice (tied) are initialised once, by the embedding's rule if one is an embedding. Layers of
-    other kinds, such as recurrent ones and the inside of attention modules, are left as they are.
+    Weights used twice (tied) are initialised once, by the embedding's rule if one is an embedding, otherwise by that
+    of the layer which the network names first. Layers of other kinds, such as recurrent ones and the inside of
+    attention modules, are left as they are.
+
+    The weights meant are those that a layer works with. A parametrization, or torch's older ``weight_norm``, is set so
+    that these are what the formula says; where it cannot be (``spectral_norm`` and ``orthogonal`` fix the scale,
+    pruned weights stay zero), the layer is left alone. So are, with ``force`` too, frozen layers, which are frozen
+    because they were pretrained, lazy ones that have no weights yet, and those that the forward pass did not call.
 
     Args:
         module: the network.
@@ -133,41 +152,90 @@ def initialize_(
     one_of("scheme", scheme, SCHEMES)
     if embedding_std is not None:
         number("embedding_std", embedding_std, above=0)
-    done, left_alone, seen = list[InitializedLayer](), list[str](), set[int]()
+    done, reasons, seen = list[InitializedLayer](), dict[str, str](), set[int]()
     ends = path.residual_ends if zero_residual else ()
     # Embeddings first, and otherwise the order in which the network names them.
     order = sorted(module.named_modules(), key=lambda item: not isinstance(item[1], nn.Embedding))
-    for name, layer in order:
-        embedding = isinstance(layer, nn.Embedding) and embedding_std is not None
-        if not (embedding or isinstance(layer, WEIGHT_LAYERS) or name in ends) or id(layer.weight) in seen:
+    layers = {
+        name: layer
+        for name, layer in order
+        if (isinstance(layer, (nn.Embedding, *WEIGHT_LAYERS)) or name in ends) and layer.weight is not None
+    }
+    holders = {name: {id(each) for each in stored_in(layer)} for name, layer in layers.items()}
+    for name, layer in layers.items():
+        if holders[name] & seen:
             continue
-        seen.add(id(layer.weight))
-        if not force and not is_torch_default(layer):
-            left_alone.append(name)
+        seen |= holders[name]
+        embedding = isinstance(layer, nn.Embedding)
+        if embedding and embedding_std is None:
+            continue
+        reason = _why_not(layer, called=embedding or name in path.reads or name in ends, force=force)
+        if reason is not None:
+            reasons[name] = reason
             continue
         reads, gain = path.reads.get(name, ("none", 1.0))
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        before = _std(weight)
+        before = effective(layer)
+        assert before is not None
+        value = torch.empty_like(before)
         if name in ends:
             rule, gain = "zero", 0.0
-            weight.zero_()
+            value.zero_()
         elif embedding:
             rule, gain = "embedding", 1.0
-            weight.normal_(0, embedding_std or 0.0, generator=generator)
+            value.normal_(0, embedding_std or 0.0, generator=generator)
             if isinstance(layer.padding_idx, int):
-                weight[layer.padding_idx].zero_()
+                value[layer.padding_idx].zero_()
         else:
             rule = scheme
-            _draw_(layer, weight, scheme, gain, generator)
-        bias = getattr(layer, "bias", None)
-        if isinstance(bias, Tensor):
-            bias.zero_()
-        done.append(InitializedLayer(name, rule, reads, gain, before, _std(weight)))
-    return Initialization(tuple(done), tuple(left_alone))
+            _draw_(layer, value, scheme, gain, generator)
+        std_before = _std(before)
+        if not _set_(layer, value):
+            reasons[name] = _constraint(layer)
+            continue
+        after = effective(layer)
+        assert after is not None
+        tied = tuple(other for other in layers if other != name and holders[other] & holders[name])
+        done.append(InitializedLayer(name, rule, reads, gain, std_before, _std(after), tied))
+    return Initialization(tuple(done), tuple(reasons), reasons)
+
+
+def _why_not(layer: nn.Module, *, called: bool, force: bool) -> str | None:
+    """Say why ``layer`` is to be left as it is, if it is."""
+    parameters = list(layer.parameters())
+    if any(map(is_lazy, parameters)):
+        return "lazy and without weights until they have run: run the module once before fit"
+    if not all(parameter.requires_grad for parameter in parameters):
+        return "frozen"
+    if not called:
+        return "not called in the forward pass that was looked at"
+    weight = effective(layer)
+    if weight is None or not weight.is_floating_point() or not weight.numel():
+        return "without real numbers for weights"
+    if not holds_any_scale(layer):
+        return _constraint(layer)
+    return None if force or is_torch_default(layer) else NOT_DEFAULT
+
+
+def _constraint(layer: nn.Module) -> str:
+    made_by = constraint_on(layer) or constraint_on(layer, "bias")
+    return f"made by {made_by}, which does not hold the weights wanted"
+
+
+def _set_(layer: nn.Module, weight: Tensor) -> bool:
+    """Give ``layer`` these weights and no bias; say whether it has them, and leave it as it was if not."""
+    bias, before = effective(layer, "bias"), effective(layer)
+    assert before is not None
+    before = before.clone()
+    if not assign_(layer, "weight", weight):
+        return False
+    if bias is None or assign_(layer, "bias", torch.zeros_like(bias)):
+        return True
+    assign_(layer, "weight", before)
+    return False
 
 
 def _draw_(layer: nn.Module, weight: Tensor, scheme: str, gain: float, generator: torch.Generator | None) -> None:
+    """Fill ``weight``, of the shape of the layer's."""
     fan_in, fan_out = fans(layer)
     if scheme == "he":
         weight.normal_(0, gain / math.sqrt(fan_in), generator=generator)
@@ -181,6 +249,13 @@ def _draw_(layer: nn.Module, weight: Tensor, scheme: str, gain: float, generator
 
 def _std(weight: Tensor) -> float:
     return weight.double().std(correction=0).item()
+
+
+@torch.no_grad()
+def scale_(layer: nn.Module, factor: float) -> bool:
+    """Multiply the weights that ``layer`` works with by ``factor``, and say whether they could be."""
+    weight = effective(layer)
+    return weight is not None and assign_(layer, "weight", weight * factor)
 
 
 @torch.no_grad()
@@ -208,9 +283,8 @@ def lsuv_(module: nn.Module, run: Callable[[], object], layers: Collection[str])
     def scale(name: str, layer: nn.Module, _: Any, out: Tensor) -> Tensor:
         if name not in factors:
             std = out.double().std(correction=0).item()
-            factors[name] = 1 / std if 0 < std < math.inf else 1.0
-            assert isinstance(layer.weight, Tensor)
-            layer.weight.mul_(factors[name])
+            factor = 1 / std if 0 < std < math.inf else 1.0
+            factors[name] = factor if scale_(layer, factor) else 1.0
             out = out * factors[name]
         return out
 
