@@ -33,7 +33,8 @@ class WeightInitialization(Callback):
     It never touches a run that continues from a checkpoint, nor, unless forced, a layer whose weights are not
     what torch's constructor leaves, because those are pretrained or the module's own choice. Layers that are frozen,
     lazy and not run yet, not called in that forward pass, or whose parametrization does not hold the weights wanted
-    stay as they are in any case. It prints what it did, and what it left alone and why. All ranks get the same weights; the global random state is left as it was.
+    stay as they are in any case. It prints what it did, and what it left alone and why. All ranks get the same
+    weights; the global random state is left as it was.
 
     Logged keys: none. What was done is on the callback, as ``result``.
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.initialization.gain import activation_gain
+from lightning_gradtools.initialization.stored_weight import stored_in
 
 WEIGHT_LAYERS = (
     nn.Linear,
@@ -123,7 +124,8 @@ class _Flow(TorchFunctionMode):
 
     def leave(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         before = self.of(_input(args, kwargs))
-        end = before.end if module.weight is None else name
+        has_weight = isinstance(module, WEIGHT_LAYERS) or bool(stored_in(module))
+        end = name if has_weight else before.end
         self.put(out, _Signal(end=end, origins=before.origins | {name}))
 
 

@@ -23,7 +23,8 @@ def stored_in(layer: nn.Module, name: str = "weight") -> tuple[Tensor, ...]:
 def constraint_on(layer: nn.Module, name: str = "weight") -> str | None:
     """Name what makes the tensor ``name`` from the parameters that hold it; None if it is a parameter itself."""
     if parametrize.is_parametrized(layer, name):
-        return " and ".join(type(each).__name__.lstrip("_") for each in layer.parametrizations[name])  # type: ignore[index, union-attr]
+        parametrizations: Any = layer.parametrizations[name]  # type: ignore[index]
+        return " and ".join(type(each).__name__.lstrip("_") for each in parametrizations)
     if name in layer._parameters or getattr(layer, name, None) is None:
         return None
     hooks = [each for each in layer._forward_pre_hooks.values() if name in _tensors_of(each)]
@@ -69,7 +70,9 @@ def assign_(layer: nn.Module, name: str, value: Tensor) -> bool:
             put_back()
             return False
     found = effective(layer, name)
-    if found is None or found.shape != value.shape or not _is_near(found, value):
+    # A logarithm of zero holds zero, and nothing could be learned from it.
+    finite = all(bool(each.isfinite().all()) for each in stored_in(layer, name))
+    if found is None or found.shape != value.shape or not (finite and _is_near(found, value)):
         put_back()
         return False
     return True
@@ -87,8 +90,8 @@ def holds_any_scale(layer: nn.Module, name: str = "weight") -> bool:
 
 
 def _is_near(found: Tensor, wanted: Tensor) -> bool:
-    off = torch.linalg.vector_norm((found - wanted).double()).item()
-    return off <= math.sqrt(torch.finfo(wanted.dtype).eps) * torch.linalg.vector_norm(wanted.double()).item()
+    off, size = (tensor.double().square().sum().sqrt().item() for tensor in (found - wanted, wanted))
+    return off <= math.sqrt(torch.finfo(wanted.dtype).eps) * size
 
 
 def _tensors_of(hook: object) -> tuple[Any, ...]:
@@ -132,7 +135,9 @@ def _in_evaluation(layer: nn.Module) -> Iterator[None]:
 
 def _kept(layer: nn.Module, name: str) -> Callable[[], None]:
     """Return what puts back all that ``layer`` and its parametrizations hold, in the same memory."""
-    tables = [table for module in layer.modules() for table in (module._parameters, module._buffers)]
+    tables: list[dict[str, Any]] = [
+        table for module in layer.modules() for table in (module._parameters, module._buffers)
+    ]
     entries = [dict(table) for table in tables]
     tensors = [each for entry in entries for each in entry.values() if each is not None]
     values = [(each, each.detach(), each.detach().clone()) for each in tensors]
@@ -141,7 +146,7 @@ def _kept(layer: nn.Module, name: str) -> Callable[[], None]:
     def put_back() -> None:
         with torch.no_grad():
             for tensor, memory, value in values:
-                tensor.set_(memory)  # type: ignore[call-overload]
+                tensor.set_(memory)
                 tensor.copy_(value)
         for table, entry in zip(tables, entries, strict=True):
             table.update(entry)

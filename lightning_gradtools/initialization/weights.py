@@ -156,11 +156,7 @@ def initialize_(
     ends = path.residual_ends if zero_residual else ()
     # Embeddings first, and otherwise the order in which the network names them.
     order = sorted(module.named_modules(), key=lambda item: not isinstance(item[1], nn.Embedding))
-    layers = {
-        name: layer
-        for name, layer in order
-        if (isinstance(layer, (nn.Embedding, *WEIGHT_LAYERS)) or name in ends) and layer.weight is not None
-    }
+    layers = {name: layer for name, layer in order if isinstance(layer, (nn.Embedding, *WEIGHT_LAYERS)) or name in ends}
     holders = {name: {id(each) for each in stored_in(layer)} for name, layer in layers.items()}
     for name, layer in layers.items():
         if holders[name] & seen:
@@ -195,6 +191,10 @@ def initialize_(
         after = effective(layer)
         assert after is not None
         tied = tuple(other for other in layers if other != name and holders[other] & holders[name])
+        for other in tied:
+            bias = effective(layers[other], "bias")
+            if bias is not None and all(each.requires_grad for each in stored_in(layers[other], "bias")):
+                assign_(layers[other], "bias", torch.zeros_like(bias))
         done.append(InitializedLayer(name, rule, reads, gain, std_before, _std(after), tied))
     return Initialization(tuple(done), tuple(reasons), reasons)
 

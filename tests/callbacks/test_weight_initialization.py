@@ -1,7 +1,11 @@
+import warnings
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.compile import from_compiled
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader
 from torchmetrics.regression import MeanSquaredError
 
@@ -143,6 +147,100 @@ def test_a_module_that_optimises_manually_is_run_on_its_example(fit):
     net.example_input_array = torch.randn(2, 16)
     fit(net, callback)
     assert len(callback.result.layers) == 4
+
+
+class Middle(LightningModule):
+    """A middle layer behind ReLU, stored, frozen or compiled as the test likes."""
+
+    def __init__(self, wrap=lambda layer: layer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(16, 128), nn.ReLU(), wrap(nn.Linear(128, 128)), nn.ReLU(), nn.Linear(128, 1))
+
+    def training_step(self, batch, batch_idx):
+        return self.net(batch).square().mean()
+
+    configure_optimizers = Net.configure_optimizers
+    train_dataloader = Net.train_dataloader
+
+
+def compiled_whole(module):
+    return from_compiled(torch.compile(module, backend="eager"))
+
+
+def compiled_in_place(module):
+    module.net[2].compile(backend="eager")
+    return module
+
+
+def older_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the older function is deprecated, and much in use
+        return torch.nn.utils.weight_norm(layer)
+
+
+SET = {
+    "parametrized": (lambda: Middle(parametrizations.weight_norm), lambda module: module),
+    "by a hook": (lambda: Middle(older_weight_norm), lambda module: module),
+    "a compiled layer": (lambda: Middle(lambda layer: torch.compile(layer, backend="eager")), lambda module: module),
+    "compiled in place": (Middle, compiled_in_place),
+    "compiled whole": (Middle, compiled_whole),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile, of any layer behind another
+@pytest.mark.parametrize("scheme", ["he", "lsuv"])
+@pytest.mark.parametrize(("make", "prepare"), SET.values(), ids=SET)
+def test_behind_a_parametrization_or_compiled_a_layer_gets_what_a_plain_one_gets(fit, make, prepare, scheme):
+    plain, net = Middle(), prepare(make())
+    callbacks = [WeightInitialization(scheme, seed=1) for _ in range(2)]
+    for module, callback in zip((plain, net), callbacks, strict=True):
+        fit(module, callback)
+    assert callbacks[0].result.left_alone == callbacks[1].result.left_alone == ()
+    for mine, theirs in zip(*(callback.result.layers for callback in callbacks), strict=True):
+        assert (mine.name, mine.scheme, mine.reads) == (theirs.name, theirs.scheme, theirs.reads)
+    data = torch.randn(4, 128)
+    torch.testing.assert_close(net.net[2](data), plain.net[2](data), rtol=1e-4, atol=1e-5)
+    if scheme == "he":
+        weight = (net.net[2](torch.eye(128)) - net.net[2](torch.zeros(1, 128))).T
+        assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.03)
+
+
+LEFT = {
+    "spectral_norm": (parametrizations.spectral_norm, "made by SpectralNorm, which does not hold the weights wanted"),
+    "pruned": (
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        "made by L1Unstructured, which does not hold the weights wanted",
+    ),
+    "lazy": (lambda _: nn.LazyLinear(128), "lazy and without weights until they have run"),
+    "frozen": (lambda layer: layer.requires_grad_(False), "frozen"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The total number of parameters:UserWarning")  # Lightning, of lazy ones
+@pytest.mark.parametrize("scheme", ["he", "lsuv"])
+@pytest.mark.parametrize(("wrap", "reason"), LEFT.values(), ids=LEFT)
+def test_what_it_left_alone_is_said_with_the_reason_and_only_that(fit, caplog, wrap, reason, scheme):
+    net, callback = Middle(wrap), WeightInitialization(scheme, force=True)
+    with caplog.at_level("INFO"):
+        fit(net, callback)
+    assert [layer.name for layer in callback.result.layers] == ["net.0", "net.4"]
+    assert callback.result.left_alone == ("net.2",)
+    assert f"  1 left alone, as {reason}" in caplog.text
+    assert "(net.2)" in caplog.text
+    assert "force=True for all" not in caplog.text
+    assert "2 layers" in caplog.text
+
+
+def test_tied_weights_are_said_to_be_done_once(fit, caplog):
+    def tie(layer):
+        return nn.Sequential(layer, nn.Linear(128, 128))
+
+    net = Middle(tie)
+    net.net[2][1].weight = net.net[2][0].weight
+    with caplog.at_level("INFO"):
+        fit(net, WeightInitialization())
+    assert "  net.2.0 is tied with net.2.1: done once, as he" in caplog.text
 
 
 @pytest.mark.parametrize("arguments", [{"scheme": "glorot"}, {"embedding_std": -1.0}, {"seed": -1}])
