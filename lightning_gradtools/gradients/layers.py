@@ -3,7 +3,7 @@
 import heapq
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lightning_gradtools.arguments import ArgumentError, suggest
 
@@ -84,6 +84,22 @@ class LayerGrouping:
 
 
 _GROUP_BY = "must be 'parameter', 'module' or a regular expression found in the name of a parameter"
+
+
+def names_in_keys(layers: Sequence[str], reserved: Collection[str]) -> list[str]:
+    """Return the name of each of ``layers`` in logged keys, where ``<quantity>/<reserved>`` means something else.
+
+    Almost always its own. One that is reserved, or begins with a reserved part and a slash, has ``_`` behind that
+    part, as often as it takes to be no other layer's.
+    """
+    names = list(layers)
+    for position, layer in enumerate(layers):
+        part, slash, rest = layer.partition("/")
+        if part in reserved:
+            while part in reserved or f"{part}{slash}{rest}" in names:
+                part += "_"
+            names[position] = f"{part}{slash}{rest}"
+    return names
 
 
 class LayerTable:

@@ -8,6 +8,7 @@ import torch
 from helpers.fault_cases import left_behind
 from helpers.runs import Regression, batches, fit, loader, trainer
 from lightning.pytorch import Callback
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
 from lightning_gradtools.callbacks import (
     GradientCheck,
@@ -15,6 +16,7 @@ from lightning_gradtools.callbacks import (
     GradientMonitor,
     HessianSpectrum,
     PathologyDetector,
+    WeightInitialization,
 )
 
 # What each is asked for after a run, without what depends on the clock.
@@ -167,3 +169,42 @@ def test_however_a_fit_ends_nothing_is_left_and_the_next_one_works(name, ending)
     assert not left_behind(module, run, before)
     assert read(callback)
     assert math.isfinite(sum(parameter.sum().item() for parameter in module.parameters()))
+
+
+WRAPPERS = {
+    "checkpointing": lambda module: setattr(module.net, "2", checkpoint_wrapper(module.net[2])),
+    "reentrant checkpointing": lambda module: setattr(
+        module.net, "2", checkpoint_wrapper(module.net[2], checkpoint_impl=CheckpointImpl.REENTRANT)
+    ),
+    "a compiled network": lambda module: setattr(module, "net", torch.compile(module.net, backend="eager")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # torch, in validation
+@pytest.mark.filterwarnings("ignore:PathologyDetector. activations of net.2 and others are not seen:UserWarning")
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_whatever_wraps_a_layer_all_of_them_call_it_what_it_is_called_without(wrap):
+    found = []
+    for change in (lambda _: None, wrap):
+        torch.manual_seed(0)
+        module = Regression(optimizer=torch.optim.SGD)
+        change(module)
+        initialization, monitor = WeightInitialization(seed=0), GradientMonitor(1, group_by="module")
+        detector = PathologyDetector(every_n_steps=1, on_warning="log", on_critical="log")
+        spectrum = HessianSpectrum(every_n_steps=3, top_k=1, per_layer=True)
+        clipping = GradientClipping(0.1, exclude=r"^net\.2\.")
+        fit(module, initialization, monitor, detector, spectrum, clipping)
+        assert monitor.failure is detector.failure is spectrum.failure is None
+        last = monitor.history[-1].values
+        assert last["grad_norm_clipped/net.2"] == last["grad_norm/net.2"], "excluded by name"
+        assert last["grad_norm_clipped/net.0"] < last["grad_norm/net.0"]
+        found.append(
+            (
+                [(layer.name, layer.reads) for layer in initialization.result.layers],
+                sorted(last),
+                [layer.name for layer in detector.history.observations[-1].layers],
+                [key for key in spectrum.history[-1][1] if "top_eigenvalue/" in key],
+            )
+        )
+    assert found[0] == found[1]
+    assert [name for name, _ in found[0][0]] == found[0][2] == ["net.0", "net.2", "net.4"]

@@ -84,10 +84,10 @@ class GradientMonitor(Observer):
                                      with matplotlib)
     ===============================  ==================================================  ======================
 
-    ``...`` stands for ``total`` and each layer (one called ``total`` is logged as ``total_``), in the order in which
-    the module defines them; of parameters, those count that have a gradient. All but the figure are logged on
-    Lightning's own logging steps, or every ``log_every_n_steps``. With several optimizers every scalar's key ends in
-    ``/optimizer_0``, ``/optimizer_1`` and so on. If ``GradientClipping`` clips, the ``clip/`` keys are its own.
+    ``...`` stands for ``total`` and each layer (one called ``total`` or ``over_depth`` has a ``_`` behind that), in the
+    order in which the module defines them; of parameters, those count that have a gradient. All but the figure are
+    logged on Lightning's own logging steps, or every ``log_every_n_steps``. With several optimizers every scalar's key
+    ends in ``/optimizer_0``, ``/optimizer_1`` and so on. If ``GradientClipping`` clips, the ``clip/`` keys are its own.
     ``trainer.callback_metrics`` holds the totals, ``clip/`` and ``grad_noise/``, for ``EarlyStopping`` and sweeps.
 
     The gradients are read in ``on_before_optimizer_step`` and only on logged steps, in one pass that serves
@@ -111,7 +111,8 @@ class GradientMonitor(Observer):
             step before a logged one.
         noise_scale: whether to estimate the gradient noise scale (see ``gradients/noise_scale.py``), from the
             micro-batches of gradient accumulation or the ranks of DDP; says so if there is neither. A step counts only
-            if all of its micro-batches on all ranks have the same number of samples.
+            if all of its micro-batches on all ranks have the same number of samples. Where that number is not known,
+            or the optimizer differentiates the loss several times a step, only the noise scale is lost, with a warning.
         histograms: whether to log histograms of gradients. The host waits for each of them.
         history_size: number of latest records kept in ``history``.
         logs_per_flush: number of logged steps kept on the device before one transfer brings them to the host,

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from lightning_gradtools._lightning.loop import optimizer_suffix
 from lightning_gradtools._lightning.module import parameter_names
-from lightning_gradtools.gradients.layers import LayerGrouping, LayerTable
+from lightning_gradtools.gradients.layers import LayerGrouping, LayerTable, names_in_keys
 
 
 class Keys:
     """The logged keys of one list of layers, made once.
 
-    A layer called ``total`` is logged as ``total_``, so that it does not take the place of the total.
+    No layer takes the place of a total or of the figure: one called ``total`` is logged as ``total_``.
 
     Args:
         names: the layers.
@@ -22,10 +22,7 @@ class Keys:
     """
 
     def __init__(self, names: Sequence[str], prefix: str, suffix: str) -> None:
-        own = "total"
-        while own in names:
-            own += "_"
-        self._names = [own if name == "total" else name for name in names]
+        self._names = names_in_keys(names, ("total", "over_depth"))
         self._prefix, self._suffix = prefix, suffix
         self._known: dict[str, tuple[str, list[str]]] = {}
 

@@ -10,7 +10,7 @@ import torch
 from helpers.clipping_cases import Two, TwoValidated, Validated, nan_at, ordinary_run, trained, weights
 from helpers.runs import GradientSpy, Regression, batches, fit, loader, reference_norm, trainer
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_gradtools.arguments import ArgumentError
@@ -453,14 +453,27 @@ def test_what_it_logs_is_in_callback_metrics_too(tmp_path):
     assert "validation_loss" in run.callback_metrics
 
 
+@pytest.mark.parametrize("every", [100, None], ids=["nothing logged yet", "each step logged"])
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("clips_first", [True, False])
 @pytest.mark.parametrize("checked_when", ["validation ends", "the epoch ends"])
-def test_early_stopping_finds_the_rate_though_nothing_was_logged_yet(checked_when, tmp_path):
+def test_early_stopping_and_checkpoints_find_the_rate_at_once(checked_when, clips_first, window, every, tmp_path):
     at_epoch = checked_when == "the epoch ends"
     stop = EarlyStopping("clip/rate", mode="min", stopping_threshold=1.5, check_on_train_epoch_end=at_epoch)
-    clipping, settings = GradientClipping(0.01, log_every_n_steps=100), {"limit_val_batches": 0} if at_epoch else {}
-    run = ordinary_run(Validated(), clipping, stop, folder=tmp_path, max_epochs=5, **settings)
+    best = ModelCheckpoint(tmp_path / "best", monitor="clip/rate")
+    callbacks = [GradientClipping(0.01, log_every_n_steps=every), stop, best]
+    settings = {"limit_val_batches": 0} if at_epoch else {}
+    run = ordinary_run(
+        Validated(),
+        *(callbacks if clips_first else reversed(callbacks)),
+        folder=tmp_path,
+        max_epochs=5,
+        accumulate_grad_batches=window,
+        **settings,
+    )
     assert run.current_epoch == 1
     assert run.callback_metrics["clip/rate"] == 1
+    assert best.best_model_score == 1
 
 
 def test_a_bound_beyond_the_parameters_dtype_is_refused_before_the_first_step():

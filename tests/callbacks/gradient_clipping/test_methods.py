@@ -8,12 +8,13 @@ from helpers.runs import GradientSpy, Regression, fit, reference_norm
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.LBFGS])
 @pytest.mark.parametrize("limit", [0.1, 1e3])
 @pytest.mark.parametrize(("ours", "algorithm"), [("max_norm", "norm"), ("clip_value", "value")], ids=["norm", "value"])
-def test_trains_to_the_trainers_own_clipping_bit_by_bit(ours, algorithm, limit):
+def test_trains_to_the_trainers_own_clipping_bit_by_bit(ours, algorithm, limit, optimizer):
     limit = limit / 10 if algorithm == "value" else limit
-    mine, _ = trained(GradientClipping(**{ours: limit}), GradientMonitor())
-    theirs, _ = trained(gradient_clip_val=limit, gradient_clip_algorithm=algorithm)
+    mine, _ = trained(GradientClipping(**{ours: limit}), GradientMonitor(), optimizer=optimizer)
+    theirs, _ = trained(gradient_clip_val=limit, gradient_clip_algorithm=algorithm, optimizer=optimizer)
     assert torch.equal(weights(mine), weights(theirs))
 
 

@@ -208,7 +208,26 @@ class Snapshots(GradientSpy):
         self.weights.append((self.old, new))
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.LBFGS])
+class Sharpness(torch.optim.SGD):
+    """SAM (Foret et al. 2021): the gradient of the step is that a little uphill, so the closure is called twice."""
+
+    def step(self, closure):
+        with torch.enable_grad():
+            loss = closure()
+        with torch.no_grad():
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            uphill = [0.5 * p.grad / (reference_norm({"": p.grad}) + 1e-12) for p in parameters]
+            for parameter, e in zip(parameters, uphill, strict=True):
+                parameter.add_(e)
+            with torch.enable_grad():
+                closure()
+            for parameter, e in zip(parameters, uphill, strict=True):
+                parameter.sub_(e)
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, torch.optim.LBFGS, Sharpness])
 def test_weight_norm_and_update_ratio_are_of_the_actual_change(optimizer):
     spy, monitor = Snapshots(), GradientMonitor(weight_norm=True, update_ratio=True)
     fit(Regression(optimizer=optimizer), spy, monitor)
@@ -416,6 +435,28 @@ def test_a_layer_called_total_does_not_take_the_place_of_the_total():
         assert found == {key: pytest.approx(reference_norm(some), rel=1e-6) for key, some in expected.items()}
 
 
+@pytest.mark.parametrize("name", ["total", "total/optimizer_0", "over_depth"])
+def test_no_layers_name_is_taken_for_something_else_in_keys_report_table_and_figure(name, tmp_path):
+    net = torch.nn.Sequential(OrderedDict({name: torch.nn.Linear(4, 4), "last": torch.nn.Linear(4, 1)}))
+    spy, figures = GradientSpy(), KeepsFigures(tmp_path)
+    options = {"weight_norm": True, "update_ratio": True, "cosine": True}
+    monitor = GradientMonitor(1, group_by=r"net\.([\w/]+)", **options)
+    fit(Regression(lambda: net, optimizer=torch.optim.SGD), spy, monitor, logger=figures)
+    head, slash, tail = name.partition("/")
+    shown = f"{head}_{slash}{tail}"
+    for record, gradients in zip(monitor.history, spy.before, strict=True):
+        own = {each: gradient for each, gradient in gradients.items() if f".{name}." in each}
+        assert record.values["grad_norm/total"] == pytest.approx(reference_norm(gradients), rel=1e-6)
+        assert record.values[f"grad_norm/{shown}"] == pytest.approx(reference_norm(own), rel=1e-6)
+        for quantity in options:
+            quantity = quantity.replace("cosine", "grad_cosine")
+            keys = {key for key in record.values if key.startswith(f"{quantity}/")}
+            assert keys in (set(), {f"{quantity}/{each}" for each in ("total", shown, "last")})
+    assert [line.split()[0] for line in monitor.table().splitlines()[1:]] == [shown, "last"]
+    assert drawn_layers(figures.axes["grad_norm/over_depth", 5]) == [shown, "last"]
+    assert monitor.report().count("median") == 1, "there is one total"
+
+
 def test_the_trainers_clipping_has_a_coefficient_and_a_rate():
     spy, monitor, limit = GradientSpy(), GradientMonitor(), 0.5
     fit(Regression(optimizer=torch.optim.SGD, lr=0.0), spy, monitor, gradient_clip_val=limit)
@@ -599,21 +640,95 @@ class Held:
         self.x, self.y = (torch.stack(part) for part in zip(*pairs, strict=True))
 
 
-def test_without_a_batch_size_only_the_noise_scale_is_lost():
-    class Unwraps(Regression):
+class Unsized(Regression):
+    """Has batches of no known size: the tensors stay with the module."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batches()[batch_idx], batch_idx)
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [Held, lambda _: {"text": ["a", "b"]}, lambda pairs: map(torch.stack, zip(*pairs, strict=True))],
+    ids=["of a class", "of strings", "an iterator"],
+)
+def test_without_a_batch_size_only_the_noise_scale_is_lost(collate):
+    seen = []
+
+    class Looks(Unsized):
         def training_step(self, batch, batch_idx):
-            return super().training_step((batch.x, batch.y), batch_idx)
+            if isinstance(batch, map):
+                seen.append(len(list(batch)))
+            return super().training_step(batch, batch_idx)
 
     x, y = (torch.cat(part) for part in zip(*batches(), strict=True))
-    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8, collate_fn=Held)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=8, collate_fn=collate)
     monitor = GradientMonitor(1, noise_scale=True)
     with pytest.warns(UserWarning, match=r"noise_scale=True\): not measured, the batch size is not known") as caught:
-        trainer(monitor, accumulate_grad_batches=2).fit(Unwraps(), data)
+        trainer(monitor, accumulate_grad_batches=2).fit(Looks(), data)
     assert len([each for each in caught if "noise_scale" in str(each.message)]) == 1
     assert monitor.failure is None
     assert [record.step for record in monitor.history] == [0, 1, 2]
     assert all("grad_norm/total" in record.values for record in monitor.history)
     assert not [key for key in last(monitor) if "noise" in key]
+    assert seen in ([], [2] * 6), "looking for the size must not take parts of the batch"
+
+
+class Manual(Regression):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "why"),
+    [
+        (Manual, {}, "under manual optimization"),
+        (lambda: Regression(optimizer=torch.optim.LBFGS), {"accumulate_grad_batches": 2}, "LBFGS differentiates the"),
+    ],
+    ids=["by hand", "LBFGS"],
+)
+def test_where_steps_hide_their_micro_batches_only_the_noise_scale_is_lost(make, settings, why):
+    monitor = GradientMonitor(1, noise_scale=True)
+    with pytest.warns(UserWarning, match=rf"noise_scale=True\): not measured, {why}") as caught:
+        fit(make(), monitor, **settings)
+    assert len([each for each in caught if "noise_scale" in str(each.message)]) == 1
+    assert monitor.failure is None
+    assert "grad_norm/total" in last(monitor)
+    assert not [key for key in last(monitor) if "noise" in key]
+
+
+def test_whichever_part_of_the_noise_scale_fails_the_norms_go_on(monkeypatch):
+    calls, failing, attempt = [], None, fail_safe.attempt
+
+    def spied(name, where, function, *args, **kwargs):
+        if "noise_scale" in name:
+            calls.append(where)
+            if where == failing:
+                raise OSError("no space left")
+        return attempt(name, where, function, *args, **kwargs)
+
+    monkeypatch.setattr(fail_safe, "attempt", spied)
+    healthy = GradientMonitor(1, noise_scale=True)
+    weights, said = weights_and_warnings(healthy)
+    assert said == []
+    places = sorted(set(calls))
+    assert "_look" in places
+    norms = [{key: v for key, v in record.values.items() if "noise" not in key} for record in healthy.history]
+    for failing in places:
+        monitor = GradientMonitor(1, noise_scale=True)
+        same, said = weights_and_warnings(monitor)
+        assert torch.equal(same, weights), failing
+        (warning,) = said
+        assert warning.startswith("GradientMonitor(noise_scale=True) is off for the rest of this run"), failing
+        assert monitor.failure is None, failing
+        assert [record.values for record in monitor.history] == norms, failing
 
 
 def test_derivatives_inside_the_loss_are_no_part_of_the_noise_scale():
@@ -714,7 +829,7 @@ def test_whichever_guarded_call_fails_training_goes_on_to_the_same_weights_and_o
     monkeypatch.setattr(fail_safe, "attempt", spied)  # what is guarded is called there, and nowhere else
     assert weights_and_warnings(everything())[1] == []
     places = sorted(set(calls))
-    assert {"on_before_optimizer_step", "on_fit_end", "UpdateRatio.after_step", "_look"} <= set(places)
+    assert {"on_before_optimizer_step", "on_fit_end", "UpdateRatio.after_step"} <= set(places)
     for failing in places:
         monitor = everything()
         weights, said = weights_and_warnings(monitor)

@@ -1,6 +1,6 @@
 """The gradient noise scale of a run, from the micro-batches of gradient accumulation or the ranks of DDP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor
 
-from lightning_gradtools._lightning.fail_safe import tell
+from lightning_gradtools._lightning.fail_safe import FailSafe, tell
 from lightning_gradtools._lightning.gradient_pass import optimizer_parameters
 from lightning_gradtools._lightning.strategy import is_strategy, loss_scale_of
 from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement import (
@@ -20,8 +20,9 @@ from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement imp
 )
 from lightning_gradtools.callbacks.gradient_monitor.measurements.micro_batches import MicroBatchNorms
 from lightning_gradtools.gradients.noise_scale import NoiseScale
+from lightning_gradtools.pytree import tree_leaves
 
-_NOT_MEASURED = "GradientMonitor(noise_scale=True): not measured, "
+_NAME = "GradientMonitor(noise_scale=True)"
 
 
 class GradientNoise(Measurement):
@@ -29,6 +30,9 @@ class GradientNoise(Measurement):
 
     A step counts if every micro-batch of every rank was of one size and its gradient was seen. That is decided from
     what all ranks learn of one another when the numbers come to the host, so that all decide alike.
+
+    What keeps it from measuring is its own affair: said once, while the monitor's norms go on. So is a failure of its
+    hooks, which run in the backward pass under a guard of its own.
 
     Attributes:
         averages: what the logged steps so far have shown.
@@ -39,7 +43,8 @@ class GradientNoise(Measurement):
         self._ranks = 1
         self._reason: str | None = None  # why it cannot be measured in this fit, on any rank
         self._told_why_not = False
-        self._sizes_are_known = True
+        self._gave_up = False  # on this rank
+        self._guard = FailSafe(_NAME, self.release)
         self._micro_batches: MicroBatchNorms | None = None  # of the step that is logged next
 
     @property
@@ -48,26 +53,35 @@ class GradientNoise(Measurement):
 
     def start_fit(self, run: Run) -> None:
         self._ranks = run.trainer.world_size
-        self._told_why_not, self._sizes_are_known = False, True
+        self._told_why_not = self._gave_up = False
         self._reason = None
+        self._guard.renew()
         if not run.module.automatic_optimization:
             self._reason = "under manual optimization micro-batches cannot be told from steps"
         elif not is_strategy(run.trainer, "SingleDeviceStrategy", "DDPStrategy"):
             self._reason = f"{type(run.trainer.strategy).__name__} does not show the gradient of one rank"
 
     def start_batch(self, run: Run, batch: Any) -> None:
-        if not self._sizes_are_known or not self._is_possible(run):
-            return
+        if not self._gave_up and self._is_possible(run):
+            self._guard.run(self._watch, run, batch)
+
+    def _watch(self, run: Run, batch: Any) -> None:
         try:
-            size = extract_batch_size(batch)
+            size = _size_of(batch)
         except Exception as error:  # of whatever the user's batch is made of
-            self._sizes_are_known = False
-            self.release()
-            tell(f"{_NOT_MEASURED}the batch size is not known ({error})")
+            self._give_up(
+                f"the batch size is not known: Lightning finds none in a batch of type {type(batch).__name__}"
+                f" ({type(error).__name__}); in tensors, lists, dicts and dataclasses of them it does"
+            )
             return
         if self._micro_batches is None:
-            self._micro_batches = MicroBatchNorms(optimizer_parameters(run.trainer.optimizers[0]), run.guard)
+            self._micro_batches = MicroBatchNorms(optimizer_parameters(run.trainer.optimizers[0]), self._guard)
         self._micro_batches.sizes.append(size)
+
+    def _give_up(self, reason: str) -> None:
+        self._gave_up = True
+        self.release()
+        tell(f"{_NAME}: not measured, {reason}")
 
     def _is_possible(self, run: Run) -> bool:
         """Say whether gradients of two batch sizes are there to compare; if not, tell why, once."""
@@ -77,19 +91,22 @@ class GradientNoise(Measurement):
         if reason and not self._told_why_not:
             self._told_why_not = True
             if run.trainer.is_global_zero:
-                tell(_NOT_MEASURED + reason)
+                tell(f"{_NAME}: not measured, {reason}")
         return reason is None
 
     def before_backward(self, run: Run) -> None:
         if self._micro_batches is not None:
-            self._micro_batches.start_backward()
+            self._guard.run(self._micro_batches.start_backward)
 
     def after_backward(self, run: Run) -> None:
         if self._micro_batches is not None:
-            self._micro_batches.end_backward(loss_scale_of(run.trainer))
+            self._guard.run(self._micro_batches.end_backward, loss_scale_of(run.trainer))
 
     def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
         micro, count = self._micro_batches, context.trainer.accumulate_grad_batches
+        if micro is not None and len(micro.squared) > count:
+            self._give_up(f"{type(context.optimizer).__name__} differentiates the loss several times a step")
+            return {}
         if micro is None or len(micro.squared) != count or len(set(micro.sizes)) != 1:
             return {}  # the window at the end of an epoch is short, or its batches differ
         size = micro.sizes[0]
@@ -134,3 +151,14 @@ class GradientNoise(Measurement):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.averages = NoiseScale(**{key: float(value) for key, value in state["noise"].items()})
+
+
+def _size_of(batch: Any) -> int:
+    """Return the number of samples of ``batch``, as Lightning finds it.
+
+    Raises:
+        TypeError: for what gives its parts only once: to look for the size would take them from training.
+    """
+    if any(isinstance(each, Iterator) for each in tree_leaves(batch)):
+        raise TypeError("the batch is an iterator")
+    return extract_batch_size(batch)
