@@ -18,6 +18,7 @@ from lightning_gradtools.initialization.stored_weight import (
     effective,
     holds_any_scale,
     stored_in,
+    way_to_hold,
 )
 
 SCHEMES = ("he", "xavier", "orthogonal", "lsuv")
@@ -223,15 +224,16 @@ def _constraint(layer: nn.Module) -> str:
 
 def _set_(layer: nn.Module, weight: Tensor) -> bool:
     """Give ``layer`` these weights and no bias; say whether it has them, and leave it as it was if not."""
-    bias, before = effective(layer, "bias"), effective(layer)
-    assert before is not None
-    before = before.clone()
-    if not assign_(layer, "weight", weight):
+    bias = effective(layer, "bias")
+    ways = [way_to_hold(layer, "weight", weight)]
+    if bias is not None:
+        ways.append(way_to_hold(layer, "bias", torch.zeros_like(bias)))
+    if None in ways:
         return False
-    if bias is None or assign_(layer, "bias", torch.zeros_like(bias)):
-        return True
-    assign_(layer, "weight", before)
-    return False
+    for way in ways:
+        if way is not None:
+            way()
+    return True
 
 
 def _draw_(layer: nn.Module, weight: Tensor, scheme: str, gain: float, generator: torch.Generator | None) -> None:

@@ -181,7 +181,6 @@ WRAPPERS = {
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # torch, in validation
-@pytest.mark.filterwarnings("ignore:PathologyDetector. activations of net.2 and others are not seen:UserWarning")
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_whatever_wraps_a_layer_all_of_them_call_it_what_it_is_called_without(wrap):
     found = []

@@ -210,7 +210,7 @@ LEFT = {
     "spectral_norm": (parametrizations.spectral_norm, "made by SpectralNorm, which does not hold the weights wanted"),
     "pruned": (
         lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-        "made by L1Unstructured, which does not hold the weights wanted",
+        "made by pruning, which does not hold the weights wanted",
     ),
     "lazy": (lambda _: nn.LazyLinear(128), "lazy and without weights until they have run"),
     "frozen": (lambda layer: layer.requires_grad_(False), "frozen"),
