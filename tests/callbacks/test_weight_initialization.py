@@ -206,6 +206,27 @@ def test_behind_a_parametrization_or_compiled_a_layer_gets_what_a_plain_one_gets
         assert weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.03)
 
 
+@pytest.mark.parametrize("scheme", ["he", "lsuv"])
+def test_a_compiled_network_is_looked_at_without_compiling(fit, scheme):
+    graphs, at_start = [], []
+
+    class Looks(Callback):
+        def on_train_start(self, trainer, pl_module):
+            at_start.append(len(graphs))
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    net, callback = Middle(), WeightInitialization(scheme)
+    net.net = torch.compile(net.net, backend=backend)
+    fit(net, callback, Looks())
+    assert at_start == [0]
+    assert graphs, "training is compiled"
+    reads = [(layer.name, layer.reads) for layer in callback.result.layers]
+    assert reads == [("net.0", "none"), ("net.2", "relu"), ("net.4", "relu")]
+
+
 LEFT = {
     "spectral_norm": (parametrizations.spectral_norm, "made by SpectralNorm, which does not hold the weights wanted"),
     "pruned": (

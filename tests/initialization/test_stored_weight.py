@@ -59,6 +59,7 @@ SET = {
 LEFT = {
     "spectral_norm": (parametrizations.spectral_norm, "made by SpectralNorm"),
     "orthogonal": (parametrizations.orthogonal, "made by Orthogonal"),
+    "rows that are orthogonal": (lambda _: parametrizations.orthogonal(nn.Linear(FAN_IN, 8)), "made by Orthogonal"),
     "orthogonal by Cayley": (
         partial(parametrizations.orthogonal, orthogonal_map="cayley", use_trivialization=False),
         "made by Orthogonal",
