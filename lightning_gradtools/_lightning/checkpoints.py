@@ -30,7 +30,8 @@ def ends_epoch(trainer: Trainer) -> bool:
 
 def batches_processed(trainer: Trainer) -> int:
     """Return the number of batches that training is through with in this run, over all epochs."""
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    total = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(total.processed)  # type: ignore[attr-defined]
 
 
 def save(trainer: Trainer, path: Path, *, alone: bool = False) -> None:

@@ -1,5 +1,6 @@
 """The newest state of a run on disk, however it ends."""
 
+import os
 import signal
 import threading
 import time
@@ -157,16 +158,21 @@ class _HeldInterrupt:
     def hold(self, *, announce: bool) -> None:
         """Hold it back from now on. Only the main thread is told of signals, and only a function can be put off."""
         before = signal.getsignal(signal.SIGINT)
-        if self._before is not None or threading.current_thread() is not threading.main_thread() or not callable(before):
+        if (
+            self._before is not None
+            or threading.current_thread() is not threading.main_thread()
+            or not callable(before)
+        ):
             return
 
         def handle(number: int, frame: Any) -> None:
             if self._came:
                 self.release()
                 before(number, frame)
+                return
             self._came = True
             if announce:
-                print("\nCtrl-C: stopping after this batch; again to stop at once", flush=True)
+                os.write(2, b"\nCtrl-C: stopping after this batch; again to stop at once\n")  # amid another print too
 
         self._before, self._came = before, False
         signal.signal(signal.SIGINT, handle)

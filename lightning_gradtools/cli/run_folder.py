@@ -89,8 +89,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def append_to_csv(loggers: Iterable[object], steps: int) -> None:
     """Let each CSVLogger go on in its file, which it would begin anew; what was logged after ``steps`` is dropped."""
     for logger in loggers:
-        path = Path(logger.log_dir) / "metrics.csv" if isinstance(logger, CSVLogger) else None
-        if path is None or not path.is_file():
+        if not isinstance(logger, CSVLogger) or not (path := Path(logger.log_dir) / "metrics.csv").is_file():
             continue
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
