@@ -124,10 +124,11 @@ class LastCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what can be gone on from. The exception is what the user has to see: no other takes its place."""
         self._interrupt.release()
+        alone = saves_alone(trainer)  # then waiting for ranks that may be gone already is no use
         together = isinstance(exception, SIGTERMException)  # raised by all ranks after the same batch
-        if self._trains and self._changing != trainer.global_step and (together or saves_alone(trainer)):
+        if self._trains and self._changing != trainer.global_step and (alone or together):
             try:
-                self._save(trainer, alone=not together)
+                self._save(trainer, alone=alone)
             except Exception as error:
                 tell(f"LastCheckpoint: nothing was saved: {type(error).__name__}: {error}")
         self._trains = False
