@@ -36,6 +36,7 @@ SIGNATURES = {
         " trace=False, density=False, stability=True, per_layer=False, num_batches=1, source='train', method='auto',"
         " memory=None, budget_seconds=None, math_attention=True, seed=0)"
     ),
+    "LastCheckpoint": "(dirpath=None, every_minutes=5.0)",
     "PathologyDetector": (
         "(every_n_steps=20, *, patience=300, on_info='log', on_warning='warn', on_critical='warn', dirpath=None,"
         " dump_dir=None, check_every_step=None, table=True)"

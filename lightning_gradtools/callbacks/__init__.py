@@ -6,6 +6,7 @@ from lightning_gradtools.callbacks.gradient_check import GradientCheckError as G
 from lightning_gradtools.callbacks.gradient_clipping import GradientClipping as GradientClipping
 from lightning_gradtools.callbacks.gradient_monitor import GradientMonitor as GradientMonitor
 from lightning_gradtools.callbacks.hessian_spectrum import HessianSpectrum as HessianSpectrum
+from lightning_gradtools.callbacks.last_checkpoint import LastCheckpoint as LastCheckpoint
 from lightning_gradtools.callbacks.lr_range_test import lr_range_test as lr_range_test
 from lightning_gradtools.callbacks.pathology_detector import PathologyDetector as PathologyDetector
 from lightning_gradtools.callbacks.pathology_detector import PathologyError as PathologyError

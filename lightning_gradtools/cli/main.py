@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lightning_gradtools.cli.errors import explain
 from lightning_gradtools.cli.overrides import replace_groups_by_targets
+from lightning_gradtools.cli.resume import replace_resume
 
 # Hydra prints its own errors and exits, unless asked for the exception itself. We ask, so that a suggestion can be
 # added; the user's own wish for a traceback is kept under a name of ours, which child processes inherit.
@@ -34,8 +35,8 @@ def main() -> None:
     os.environ.setdefault(_TRACEBACK, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.path.insert(0, os.getcwd())  # as `python -m` does, so that `model._target_=my_package.Net` is found from here
-    sys.argv[1:] = replace_groups_by_targets(sys.argv[1:])
     try:
+        sys.argv[1:] = replace_groups_by_targets(replace_resume(sys.argv[1:]))
         _application()
     except KeyboardInterrupt:  # before or after training; within it Lightning stops gracefully by itself
         sys.exit(130)  # 128 + SIGINT, as a shell has it

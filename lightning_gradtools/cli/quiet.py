@@ -56,5 +56,7 @@ def keep_quiet(*, in_memory_data: bool) -> None:
     warnings.filterwarnings("ignore", message=r".*requested to overfit but enabled train dataloader shuffling")
     # A sharded checkpoint is a folder, and keeping the best one means overwriting it.
     warnings.filterwarnings("ignore", message=r".*Detected an existing checkpoint in .*overwriting")
+    # Whoever goes on with a run wants to find there what it left.
+    warnings.filterwarnings("ignore", message=r".*(Checkpoint|logs) directory .* exists and is not empty")
     if in_memory_data:
         warnings.filterwarnings("ignore", message=r".*does not have many workers")

@@ -24,6 +24,8 @@ class Summary:
         seconds: wall time of fit and test.
         metrics: the last value of each logged metric; ``test/…`` is the best checkpoint's.
         best_checkpoint: its path; None if none was kept.
+        last_checkpoint: the path of the newest state; None if none was kept.
+        resumed_at: optimizer steps that were taken before; ``seconds`` are those since.
     """
 
     epochs: int
@@ -31,9 +33,19 @@ class Summary:
     seconds: float
     metrics: dict[str, float]
     best_checkpoint: str | None
+    last_checkpoint: str | None = None
+    resumed_at: int = 0
 
     @classmethod
-    def of(cls, trainer: lightning.Trainer, metrics: Mapping[str, Tensor], seconds: float) -> "Summary":
+    def of(
+        cls,
+        trainer: lightning.Trainer,
+        metrics: Mapping[str, Tensor],
+        *,
+        seconds: float,
+        resumed_at: int,
+        last_checkpoint: Path,
+    ) -> "Summary":
         """Collect it from a ``trainer`` after fit and test."""
         checkpoint = trainer.checkpoint_callback
         return cls(
@@ -43,16 +55,21 @@ class Summary:
             # LearningRateMonitor's keys are curves; at the end of a schedule they say nothing.
             metrics={name: float(value) for name, value in sorted(metrics.items()) if not name.startswith("lr-")},
             best_checkpoint=getattr(checkpoint, "best_model_path", None) or None,
+            last_checkpoint=str(last_checkpoint) if last_checkpoint.exists() else None,
+            resumed_at=resumed_at,
         )
 
-    def text(self, folder: str, details: Sequence[str] = ()) -> str:
-        """Return the table, the lines of ``details``, and the command that opens TensorBoard on ``folder``.
+    def text(self, folder: str, details: Sequence[str] = (), go_on: str | None = None) -> str:
+        """Return the table, the lines of ``details``, where the checkpoints are, and commands for what may come next.
 
-        The command is left out if ``folder`` holds no event files.
+        Args:
+            folder: the run's; TensorBoard's command is left out if it holds no event files.
+            details: lines between the table and the checkpoints.
+            go_on: the command that goes on with a run that ended early.
         """
         took = f"{self.seconds:.1f} s"
         if self.steps:
-            rate = self.steps / max(self.seconds, 1e-9)
+            rate = (self.steps - self.resumed_at) / max(self.seconds, 1e-9)
             took = f"{self.epochs} epochs, {self.steps} optimizer steps, {took} ({rate:.0f} steps/s)"
         lines = [
             "",
@@ -64,6 +81,10 @@ class Summary:
         ]
         if self.best_checkpoint:
             lines.append(f"Best checkpoint  {os.path.relpath(self.best_checkpoint)}")
+        if self.last_checkpoint:
+            lines.append(f"Last checkpoint  {os.path.relpath(self.last_checkpoint)}")
+        if go_on:
+            lines.append(f"To go on         {go_on}")
         if any(Path(folder).glob("tensorboard/events*")):
             lines.append(f"TensorBoard      {tensorboard_command(folder)}")
         return "\n".join(lines)

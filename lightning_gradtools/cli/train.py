@@ -1,6 +1,9 @@
 """The main job: a composed config in, a trained network and its run folder out."""
 
+import os
+import shlex
 import time
+from pathlib import Path
 
 import lightning
 import torch
@@ -18,6 +21,8 @@ from lightning_gradtools.cli.composition import composition
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.remedies import offer_overrides
+from lightning_gradtools.cli.resume import LAST
+from lightning_gradtools.cli.run_folder import Progress
 from lightning_gradtools.cli.summary import Summary
 from lightning_gradtools.cli.tune import tune_learning_rate
 
@@ -53,8 +58,10 @@ def train(cfg: DictConfig) -> float | None:
     offer_overrides(callbacks, cfg, ownership)
     trainer: lightning.Trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     _refuse_a_sweep_of_reruns(trainer, cfg)
+    start = _start(trainer, cfg)
 
     if trainer.is_global_zero:
+        run_folder.append_to_csv(loggers, start.steps)
         run_folder.record(cfg)
         print(composition(cfg, module, ownership))
     started = time.perf_counter()
@@ -67,10 +74,12 @@ def train(cfg: DictConfig) -> float | None:
             metrics |= trainer.callback_metrics
     finally:  # an interrupt or a crash loses nothing of what was computed before it
         metrics = locals().get("metrics", dict(trainer.callback_metrics))
-        summary = Summary.of(trainer, metrics, seconds=time.perf_counter() - started)
-        if trainer.is_global_zero and summary.metrics:
+        seconds = time.perf_counter() - started
+        last = Path(cfg.output_dir) / LAST
+        summary = Summary.of(trainer, metrics, seconds=seconds, resumed_at=start.steps, last_checkpoint=last)
+        if trainer.is_global_zero and (summary.metrics or summary.last_checkpoint):
             run_folder.record_summary(cfg.output_dir, summary)
-            print(summary.text(cfg.output_dir, _gradients(callbacks)))
+            print(summary.text(cfg.output_dir, _gradients(callbacks), _to_go_on(trainer, summary)))
     return summary.metrics.get(cfg.objective)
 
 
@@ -84,6 +93,37 @@ def _check(cfg: DictConfig) -> None:
             integer(f"trainer.{key}", cfg.trainer[key], at_least=-1)
     if "lr" in cfg.optimizer:
         number("optimizer.lr", cfg.optimizer.lr, at_least=0)
+
+
+def _start(trainer: lightning.Trainer, cfg: DictConfig) -> Progress:
+    """Where the run begins.
+
+    Raises:
+        ArgumentError: if it is to go on in its own folder, and has reached its end.
+    """
+    if cfg.ckpt_path is None or not Path(cfg.ckpt_path).exists():
+        return Progress(epochs=0, steps=0)
+    start = Progress.of(Path(cfg.ckpt_path))
+    if start.is_the_end(trainer) and Path(cfg.ckpt_path) == Path(cfg.output_dir) / LAST:
+        by_steps = 0 <= trainer.max_steps <= start.steps
+        more = f"trainer.max_steps={2 * trainer.max_steps}" if by_steps else f"trainer.max_epochs={2 * start.epochs}"
+        raise ArgumentError(
+            f"resume={_from_here(cfg.output_dir)}: the run is finished ({start}); to go on with it, give it more, as"
+            f" by {more}"
+        )
+    return start
+
+
+def _to_go_on(trainer: lightning.Trainer, summary: Summary) -> str | None:
+    """The command that goes on with the run; None if nothing is left to do, or there is no checkpoint to do it from."""
+    if summary.last_checkpoint is None or Progress.of(Path(summary.last_checkpoint)).is_the_end(trainer):
+        return None
+    return shlex.join(["gradtools-train", f"resume={_from_here(str(Path(summary.last_checkpoint).parents[1]))}"])
+
+
+def _from_here(path: str) -> str:
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative
 
 
 def _gradients(callbacks: list[lightning.Callback]) -> list[str]:

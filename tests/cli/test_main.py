@@ -41,6 +41,9 @@ def test_the_default_run_learns_and_leaves_what_it_says(gradtools_train, capsys)
     assert yaml.safe_load((folder / "config.yaml").read_text())["output_dir"] == str(folder.resolve())
     assert set(json.loads((folder / "versions.json").read_text())) >= {"torch", "lightning", "python", "command"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert torch.load(folder / "checkpoints" / "last.ckpt")["global_step"] == 30 * 19
+    assert f"Last checkpoint  {folder / 'checkpoints' / 'last.ckpt'}" in out
+    assert "To go on" not in out
     assert list((folder / "tensorboard").glob("events*"))
 
     tree = out[: out.index("epoch ")]
@@ -170,6 +173,7 @@ def test_help_is_one_readable_page(gradtools_train, capsys):
         "model: cnn, ",
         "summary.json",
         "-m optimizer.lr=0.1,0.01",
+        "resume=outputs/digits/<date>",
     ):
         assert words in page
     assert max(map(len, page.splitlines())) <= 180  # the longest is a group with its options, which Hydra does not wrap
