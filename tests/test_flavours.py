@@ -14,7 +14,9 @@ from helpers.runs import GradientSpy, batches, loader, reference_norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools import callbacks as ours
+from lightning_gradtools._lightning.flavour import is_a, is_overridden, package_of
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks.pathology_detector.replay import replay
 from lightning_gradtools.reporting.loggers import MLFlowAdapter, WandbAdapter, adapter
 from lightning_gradtools.schedules import WarmupCosine
 
@@ -28,6 +30,10 @@ def flavour(request):
 
 def weights(module):
     return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+
+def far_too_fast(self):
+    return torch.optim.SGD(self.parameters(), lr=1e3)
 
 
 OBSERVERS = {
@@ -70,7 +76,26 @@ def test_observers_work_change_no_bit_and_reach_tensorboard(flavour, accumulate,
     assert {"grad_norm/total", "grad_norm/net.0.weight", "curvature/sharpness"} <= set(tags["scalars"])
     assert "grad_histogram/net.0.weight" in tags["histograms"]
     assert {"grad_norm/over_depth", "curvature/density", "learning_rate/planned"} <= set(tags["images"])
-    assert [tag for tag in tags["tensors"] if "diagnosis" in tag]
+
+
+def test_what_the_detector_finds_reaches_tensorboard_as_text(flavour, tmp_path):
+    detector = ours.PathologyDetector(every_n_steps=1, on_warning="log", on_critical="log")
+    logger = flavour.part("loggers.TensorBoardLogger")(tmp_path)
+    flavour.fit(flavour.module(configure_optimizers=far_too_fast), detector, logger=logger, max_epochs=6)
+    assert [each.kind.value for each in detector.findings] == ["nonfinite"]
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert "diagnosis/findings/text_summary" in events.Tags()["tensors"]
+
+
+def test_the_step_that_broke_is_replayed_from_its_dump(flavour, tmp_path):
+    data = batches()
+    data[3][0][5, 2] = math.nan
+    detector = ours.PathologyDetector(dump_dir=str(tmp_path), on_warning="log", on_critical="log")
+    flavour.trainer(detector, logger=False).fit(flavour.module(), loader(data), loader(batches(2)))
+    (path,) = tmp_path.glob("*.pt")
+    origin = replay(path)
+    assert (origin.direction, "samples [5]" in origin.detail) == ("input data", True)
 
 
 @pytest.mark.parametrize("kind", ["CSVLogger", "WandbLogger", "MLFlowLogger"])
@@ -164,7 +189,7 @@ def test_what_is_refused(flavour, case):
 
 
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
-@pytest.mark.parametrize("make", ["monitor", "detector", "spectrum", "clipping"])
+@pytest.mark.parametrize("make", ["monitor", "spectrum", "clipping"])
 def test_strategies_that_keep_whole_gradients_away_are_refused(flavour, strategy, make):
     callback = {**OBSERVERS, "clipping": lambda: ours.GradientClipping(1.0)}[make]()
     run = flavour.trainer(callback, logger=False)
@@ -224,7 +249,7 @@ def test_the_range_test_ends_at_its_own_and_leaves_no_trace(flavour, tmp_path):
     pytest.importorskip("matplotlib")
     module = flavour.module(train_dataloader=lambda self: loader(batches(40)))
     before, logger = weights(module).clone(), flavour.part("loggers.TensorBoardLogger")(tmp_path)
-    trainer = flavour.trainer(ours.WarmupCosineSchedule(total_steps=5), logger=logger, limit_val_batches=0)
+    trainer = flavour.trainer(ours.WarmupCosineSchedule(), logger=logger, limit_val_batches=0)
     callbacks = list(trainer.callbacks)
     found = ours.lr_range_test(trainer, module, num_steps=30)
     assert len(found.rates) == 30
@@ -262,28 +287,35 @@ def test_a_wrong_gradient_is_found(flavour):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_one_bar_remains_and_the_trainer_knows_it(flavour, terminal, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    shown = []
+
+    class Spy(flavour.pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            shown.append(trainer.progress_bar_callback.get_metrics(trainer, trainer.lightning_module)["lr"])
+
     bar = ours.ProgressBar()
-    runs = [flavour.trainer(bar, logger=False) for _ in range(2)]
+    runs = [flavour.trainer(bar, Spy(), logger=False) for _ in range(2)]
     for run in runs:
         run.fit(flavour.module(), loader(batches()), loader(batches(2)))
         assert [each for each in run.callbacks if "ProgressBar" in type(each).__name__] == [bar]
         assert run.progress_bar_callback is bar
-        assert run.progress_bar_metrics["lr"] == "0.05"
-        assert isinstance(bar, ours.ProgressBar)
+    assert isinstance(bar, ours.ProgressBar)
+    assert shown == ["0.05"] * 2 * STEPS
     out = capsys.readouterr().out
     assert ("Epoch 0: 100%" in out) == terminal
     assert [line.split()[:4] for line in out.splitlines() if line.startswith("epoch")] == [
         ["epoch", "1/1", "step", str(STEPS)] for _ in runs if not terminal
     ]
-    again = pickle.loads(pickle.dumps(ours.ProgressBar(refresh_rate=3, max_lines=7)))
-    assert type(again) is ours.ProgressBar
 
 
-def test_a_bar_that_has_run_is_pickled_as_it_was_made(flavour):
-    bar = ours.ProgressBar(max_lines=1)
-    flavour.fit(flavour.module(), bar, logger=False)
-    copy = pickle.loads(pickle.dumps(bar))
-    flavour.fit(flavour.module(), copy, logger=False, max_epochs=2)
+def test_a_bar_that_has_run_in_the_other_flavour_is_pickled_as_it_was_made(capsys):
+    other, bar = Flavour("pytorch_lightning"), ours.ProgressBar(max_lines=1)
+    other.fit(other.module(), bar, logger=False)
+    copy = pickle.loads(pickle.dumps(bar))  # as ddp_spawn does
+    assert type(copy) is ours.ProgressBar
+    capsys.readouterr()
+    other.fit(other.module(), copy, logger=False, max_epochs=2)
+    assert [line[:9] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")] == ["epoch 2/2"]
 
 
 WITHOUT_THE_OTHER = """
@@ -304,8 +336,17 @@ def test_nothing_of_ours_asks_for_the_package_that_is_not_there(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-def test_what_is_of_neither_is_told():
-    from lightning_gradtools._lightning.flavour import package_of
+def test_a_class_is_lightnings_by_its_package_and_name_only(flavour):
+    class FSDPStrategy:
+        pass
 
-    with pytest.raises(TypeError, match="int is of no class of Lightning's"):
-        package_of(math.floor(1.0))
+    class Mine(flavour.pl.LightningModule):
+        pass
+
+    assert is_a(Mine(), "LightningModule")
+    assert package_of(Mine()) == flavour.name
+    assert not is_a(FSDPStrategy(), "FSDPStrategy")
+    assert is_overridden("training_step", flavour.module())
+    assert not is_overridden("test_step", flavour.module())
+    with pytest.raises(TypeError, match="FSDPStrategy is of no class of Lightning's"):
+        package_of(FSDPStrategy())

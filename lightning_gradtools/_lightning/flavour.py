@@ -1,7 +1,7 @@
 """The two packages that Lightning comes as: ``lightning.pytorch`` and ``pytorch_lightning``, the same classes twice.
 
-A run is of one of them, and to us both are one: a class of theirs is recognised by its name, and what a Trainer is to be
-given is taken from the package that it is of itself. Nothing here imports one that the user has not.
+A run is of one of them, and to us both are one: a class of theirs is recognised by its name, and what a Trainer is to
+be given is taken from the package that it is of itself. Nothing here imports one that the user has not.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ _ROOTS = frozenset({*_PACKAGES, "lightning_fabric"})  # `pytorch_lightning` has 
 
 
 def lightnings_classes(thing: object, *names: str) -> list[type]:
-    """Return those classes of Lightning's, of either flavour, which ``thing`` is an instance of and have these names."""
+    """Return the classes of Lightning's, of either flavour, that have one of these names and ``thing`` for instance."""
     return [cls for cls in type(thing).__mro__ if cls.__name__ in names and _root(cls) in _ROOTS]
 
 

@@ -34,8 +34,9 @@ class ProgressBar(TQDMProgressBar):
         self._printed_step = -1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Be the Trainer's only bar."""
+        """Be the Trainer's only bar, at the start of a run."""
         super().setup(trainer, pl_module, stage)
+        self._printed_step = -1
         bar = counterpart(trainer, "callbacks", "TQDMProgressBar")
         if bar not in type(self).__mro__:
             # The Trainer looks for its bar by class, and asks it for what to show and where to print.

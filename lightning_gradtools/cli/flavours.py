@@ -11,9 +11,7 @@ _SPELLINGS = ("pytorch_lightning.", "lightning.pytorch.", "lightning.")
 _NOT_BY_FLAVOUR = "lightning.fabric."
 
 
-def in_flavour_of(
-    module: LightningModule, datamodule: LightningDataModule | None, cfg: DictConfig
-) -> DictConfig:
+def in_flavour_of(module: LightningModule, datamodule: LightningDataModule | None, cfg: DictConfig) -> DictConfig:
     """Return ``cfg`` with the ``_target_`` of every part of Lightning's taken from the package that ``module`` is of.
 
     Args:

@@ -4,6 +4,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import lightning.pytorch
+import pytorch_lightning
 import torch
 import torch.nn.functional as F
 
@@ -32,7 +34,8 @@ class Flavour:
     def module(self, **methods: Any) -> Any:
         """Return least squares as a module of this flavour, with methods of the test's own."""
         torch.manual_seed(0)
-        return type("Regression", (_LeastSquares, self.pl.LightningModule), methods)()
+        base = _REGRESSIONS[self.name]
+        return type("Regression", (base,), methods)() if methods else base()
 
     def trainer(self, *callbacks: Any, **settings: Any) -> Any:
         """Return a Trainer as it is by default, but short, and on one CPU."""
@@ -59,3 +62,14 @@ class _LeastSquares:
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class _Regression(_LeastSquares, lightning.pytorch.LightningModule):
+    pass
+
+
+class _OtherRegression(_LeastSquares, pytorch_lightning.LightningModule):
+    pass
+
+
+_REGRESSIONS = dict(zip(FLAVOURS, (_Regression, _OtherRegression), strict=True))
