@@ -87,6 +87,6 @@ def _also_a(bar: type) -> type[ProgressBar]:
     return type("ProgressBar", (ProgressBar, bar), {"__module__": __name__, "__reduce__": _as_it_was_made})
 
 
-def _as_it_was_made(bar: ProgressBar) -> tuple[Any, ...]:
+def _as_it_was_made(self: ProgressBar) -> tuple[Any, ...]:
     """Copy and pickle what the user made: the next Trainer's ``setup`` comes before anything is shown."""
-    return ProgressBar, bar._given
+    return ProgressBar, self._given
