@@ -151,3 +151,82 @@ def test_one_file_writes_functions_into_a_module_and_one_puts_its_attributes_bac
 )
 def test_what_counts_as_writing_into_a_module(line, count):
     assert len(writes_into_dict(line)) == count
+
+
+LIGHTNINGS = ("lightning", "pytorch_lightning", "lightning_fabric")
+# An iterator over loaders of any kind, which no Trainer is given.
+MADE_OF_ONE_FLAVOUR = {("_lightning/probe.py", "CombinedLoader")}
+
+
+def bound_to_one_flavour(source):
+    """What a file does with a class of one of the two packages that the other's would not pass: compare, catch, make.
+
+    Inheriting from one, and naming it in an annotation, bind nobody.
+    """
+    tree = ast.parse(source)
+    theirs = {
+        (each.asname or each.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for each in node.names
+        if (node.module or "" if isinstance(node, ast.ImportFrom) else each.name).split(".")[0] in LIGHTNINGS
+    }
+
+    def is_theirs(node):
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, ast.Name) and node.id in theirs
+
+    def leaf(node):
+        return ast.unparse(node).rpartition(".")[2]
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            asks = leaf(node.func) in ("isinstance", "issubclass", "is_overridden")
+            if asks and any(is_theirs(part) for each in [node.func, *node.args] for part in ast.walk(each)):
+                yield ast.unparse(node)
+            elif is_theirs(node.func) and leaf(node.func)[:1].isupper():
+                yield leaf(node.func)
+        elif isinstance(node, ast.Compare) and any(is_theirs(each) for each in [node.left, *node.comparators]):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.ExceptHandler) and node.type and any(map(is_theirs, ast.walk(node.type))):
+            yield f"except {ast.unparse(node.type)}"
+        elif isinstance(node, ast.MatchClass) and is_theirs(node.cls):
+            yield f"case {ast.unparse(node.cls)}"
+
+
+def test_no_class_of_one_flavour_of_lightning_is_compared_with_or_made():
+    found = {(name, each) for name, source in SOURCES.items() for each in bound_to_one_flavour(source)}
+    new, gone = found - MADE_OF_ONE_FLAVOUR, MADE_OF_ONE_FLAVOUR - found
+    assert not new, "ask is_a, is_overridden or counterpart of lightning_gradtools/_lightning/flavour.py instead"
+    assert not gone, "take these off the list"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("from lightning.pytorch import Trainer\nisinstance(x, Trainer)", ["isinstance(x, Trainer)"]),
+        ("from lightning.pytorch import Trainer\nisinstance(x, (int, Trainer))", ["isinstance(x, (int, Trainer))"]),
+        ("import lightning\nissubclass(x, lightning.Trainer)", ["issubclass(x, lightning.Trainer)"]),
+        ("import pytorch_lightning as pl\ntype(x) is pl.Trainer", ["type(x) is pl.Trainer"]),
+        (
+            "import lightning.pytorch\nf.__code__ == lightning.pytorch.LightningModule.f.__code__",
+            ["f.__code__ == lightning.pytorch.LightningModule.f.__code__"],
+        ),
+        (
+            "from lightning.pytorch.utilities.model_helpers import is_overridden\nis_overridden('f', x)",
+            ["is_overridden('f', x)"],
+        ),
+        ("from lightning.pytorch.utilities.types import LRSchedulerConfig as L\nL(x)", ["L"]),
+        (
+            "from lightning.fabric.utilities.exceptions import E\ntry: f()\nexcept (OSError, E): pass",
+            ["except (OSError, E)"],
+        ),
+        ("from lightning.pytorch import Trainer\nmatch x:\n    case Trainer(): pass", ["case Trainer"]),
+        ("from lightning.pytorch import Callback\nclass X(Callback): x: Callback", []),
+        ("import lightning\nlightning.seed_everything(1)", []),
+        ("from lightning_gradtools._lightning.flavour import is_a, is_overridden\nis_overridden('f', x)", []),
+    ],
+)
+def test_what_binds_to_one_flavour(code, found):
+    assert list(bound_to_one_flavour(code)) == found

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+from lightning_gradtools._lightning.flavour import is_a
 
 
 def logging_step(trainer: Trainer) -> int:
@@ -81,7 +83,7 @@ def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | Non
     optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
     """
     trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
-    changing = [c for c in callbacks_of(trainer) if isinstance(c, GradientAccumulationScheduler)]
+    changing: list[Any] = [each for each in callbacks_of(trainer) if is_a(each, "GradientAccumulationScheduler")]
 
     def steps_in_epoch(epoch: int) -> int:
         window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches

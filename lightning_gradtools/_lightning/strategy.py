@@ -1,22 +1,20 @@
-"""What is asked of a Trainer's strategy and precision, and refused under it.
-
-Classes are recognised by name, because ``lightning.pytorch`` and ``pytorch_lightning`` have one each.
-"""
+"""What is asked of a Trainer's strategy and precision, and refused under it."""
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools.arguments import ArgumentError
 
 
 def is_strategy(trainer: Trainer, *names: str) -> bool:
-    """Say whether the strategy of ``trainer`` is, or descends from, a class of one of these names."""
-    return any(cls.__name__ in names for cls in type(trainer.strategy).__mro__)
+    """Say whether the strategy of ``trainer`` is, or descends from, a class of Lightning's of one of these names."""
+    return is_a(trainer.strategy, *names)
 
 
 def starts_ranks_by_rerunning(trainer: Trainer) -> bool:
     """Say whether the strategy of ``trainer`` starts its other ranks by running this process's command line again."""
-    return any(cls.__name__ == "_SubprocessScriptLauncher" for cls in type(trainer.strategy.launcher).__mro__)
+    return is_a(trainer.strategy.launcher, "_SubprocessScriptLauncher")
 
 
 def require_whole_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:

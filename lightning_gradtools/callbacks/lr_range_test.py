@@ -93,7 +93,7 @@ def lr_range_test(
     integer("num_steps", num_steps, at_least=20)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ArgumentError("fast_dev_run=True: must be off for a range test, which Lightning else skips")
-    finder = range_test(min_lr, max_lr, num_steps)
+    finder = range_test(trainer, min_lr, max_lr, num_steps)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = [*callbacks, finder]  # type: ignore[attr-defined]
     weights = copy.deepcopy(module.state_dict())

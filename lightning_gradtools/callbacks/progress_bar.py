@@ -1,11 +1,14 @@
 """The progress bar with the learning rate, and plain lines where there is no terminal."""
 
 import sys
+from functools import cache
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from lightning_gradtools._lightning.flavour import counterpart, is_a
+from lightning_gradtools._lightning.loop import callbacks_of
 from lightning_gradtools.arguments import integer
 
 
@@ -15,16 +18,31 @@ class ProgressBar(TQDMProgressBar):
     When standard output is not a terminal (a log file, a CI job) a bar is unreadable: then one plain line is printed
     after an epoch, at most ``max_lines`` over the run if its length is known, and after each validation inside one.
 
+    A Trainer of ``pytorch_lightning``, which takes this for no bar and adds one of its own, has this one instead from
+    the start of the run.
+
     Args:
         refresh_rate: batches between two updates of the bar.
         max_lines: epochs that get a line of their own over a run without a terminal.
     """
 
     def __init__(self, refresh_rate: int = 1, max_lines: int = 20) -> None:
+        self._given = refresh_rate, max_lines
         self._plain = not sys.stdout.isatty()
         super().__init__(refresh_rate=0 if self._plain else refresh_rate)
         self._max_lines = integer("max_lines", max_lines, at_least=1)
         self._printed_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Be the Trainer's only bar, at the start of a run."""
+        super().setup(trainer, pl_module, stage)
+        self._printed_step = -1
+        bar = counterpart(trainer, "callbacks", "TQDMProgressBar")
+        if bar not in type(self).__mro__:
+            # The Trainer looks for its bar by class, and asks it for what to show and where to print.
+            self.__class__ = _also_a(bar)
+        left = [each for each in callbacks_of(trainer) if each is self or not is_a(each, "ProgressBar")]
+        trainer.callbacks = left  # type: ignore[attr-defined]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return what modules logged with ``prog_bar=True``, and ``lr``."""
@@ -61,3 +79,14 @@ class ProgressBar(TQDMProgressBar):
         epochs = trainer.max_epochs or -1
         every = -(-epochs // self._max_lines)
         return epochs <= 0 or (trainer.current_epoch + 1) % every == 0 or trainer.current_epoch + 1 == epochs
+
+
+@cache
+def _also_a(bar: type) -> type[ProgressBar]:
+    """Return the class of this file's bar that is one for the other flavour's Trainer too; all it does is as before."""
+    return type("ProgressBar", (ProgressBar, bar), {"__module__": __name__, "__reduce__": _as_it_was_made})
+
+
+def _as_it_was_made(self: ProgressBar) -> tuple[Any, ...]:
+    """Copy and pickle what the user made: the next Trainer's ``setup`` comes before anything is shown."""
+    return ProgressBar, self._given

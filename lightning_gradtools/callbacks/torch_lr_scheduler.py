@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_gradtools._lightning.loop import run_lengths
-from lightning_gradtools._lightning.schedulers import make_way
+from lightning_gradtools._lightning.schedulers import install, make_way
 from lightning_gradtools.arguments import ArgumentError, described, integer, one_of
 
 # torch documents these two as stepped after every batch, all others after every epoch.
@@ -89,14 +88,13 @@ class TorchLRScheduler(Callback):
             )
         make_way(trainer, pl_module, self.replace)
         (optimizer,) = trainer.optimizers  # under automatic optimisation there is only one
-        trainer.strategy.lr_scheduler_configs.append(
-            LRSchedulerConfig(
-                self.scheduler(optimizer, **self._run_length(trainer, pl_module)),
-                interval=self.interval,
-                frequency=self.frequency,
-                reduce_on_plateau=self.monitor is not None,
-                monitor=self.monitor,
-            )
+        install(
+            trainer,
+            self.scheduler(optimizer, **self._run_length(trainer, pl_module)),
+            interval=self.interval,
+            frequency=self.frequency,
+            reduce_on_plateau=self.monitor is not None,
+            monitor=self.monitor,
         )
 
     def _run_length(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

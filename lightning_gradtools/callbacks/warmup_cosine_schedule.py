@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools._lightning.fail_safe import FailSafe
 from lightning_gradtools._lightning.loop import run_lengths
-from lightning_gradtools._lightning.schedulers import make_way
+from lightning_gradtools._lightning.schedulers import install, make_way
 from lightning_gradtools.arguments import ArgumentError, described
 from lightning_gradtools.reporting.figures.learning_rate import planned_curve
 from lightning_gradtools.reporting.loggers import log_figure
@@ -126,9 +125,7 @@ class WarmupCosineSchedule(Callback):
             # Lightning saves, restores and monitors the scheduler but must not step it: it would count
             # skipped steps, and none at all under manual optimisation. A frequency that no batch index
             # reaches leaves that to us.
-            trainer.strategy.lr_scheduler_configs.append(
-                LRSchedulerConfig(scheduler, interval="step", frequency=sys.maxsize)
-            )
+            install(trainer, scheduler, interval="step", frequency=sys.maxsize)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep what the checkpoint says of the schedulers, to compare with what is now asked."""

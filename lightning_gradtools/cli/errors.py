@@ -12,6 +12,7 @@ from hydra.errors import CompactHydraException, InstantiationException, MissingC
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools.arguments import ArgumentError
 
 
@@ -28,14 +29,9 @@ def explain(error: Exception, arguments: list[str]) -> str | None:
         cause = error.__cause__
         detail = f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
         return f"Error: {error}{detail}{_did_you_mean(error, arguments)}"
-    if isinstance(error, (ArgumentError, OmegaConfBaseException)) or _is_misconfiguration(error):
+    if isinstance(error, (ArgumentError, OmegaConfBaseException)) or is_a(error, "MisconfigurationException"):
         return f"Error: {error}"
     return None
-
-
-def _is_misconfiguration(error: Exception) -> bool:
-    """Whether Lightning says that its arguments do not fit; by name, so that a typo does not wait for torch."""
-    return any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__)
 
 
 def _instantiation(error: InstantiationException) -> str:

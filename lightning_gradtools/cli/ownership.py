@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 import lightning
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.flavour import is_overridden
 from lightning_gradtools.arguments import ArgumentError
 
 

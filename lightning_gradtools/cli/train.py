@@ -10,14 +10,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
+from lightning_gradtools._lightning.flavour import is_overridden
 from lightning_gradtools._lightning.strategy import starts_ranks_by_rerunning
 from lightning_gradtools.arguments import ArgumentError, integer, number, one_of
 from lightning_gradtools.callbacks import GradientMonitor
 from lightning_gradtools.cli import run_folder
 from lightning_gradtools.cli.composition import composition
+from lightning_gradtools.cli.flavours import in_flavour_of
 from lightning_gradtools.cli.ownership import decide_ownership, install_optimizer
 from lightning_gradtools.cli.quiet import keep_quiet
 from lightning_gradtools.cli.remedies import offer_overrides
@@ -46,6 +47,7 @@ def train(cfg: DictConfig) -> float | None:
 
     datamodule = instantiate(cfg.data) if cfg.data._target_ else None
     module = instantiate(cfg.model)
+    cfg = in_flavour_of(module, datamodule, cfg)
     ownership = decide_ownership(module, cfg)
     if ownership.installs_optimizer:
         install_optimizer(module, instantiate(cfg.optimizer))

@@ -46,6 +46,13 @@ def test_without_a_terminal_an_epoch_is_a_line(tmp_path, capsys):
         assert words[-2].startswith("loss_of_the_step=")
 
 
+def test_a_second_run_with_the_same_bar_has_lines_of_its_own(tmp_path, capsys):
+    bar = ProgressBar()
+    for _ in range(2):
+        run(tmp_path, bar, max_epochs=1)
+    assert [words[1] for words in lines(capsys)] == ["1/1", "1/1"]
+
+
 def test_max_lines_spaces_the_epochs_and_keeps_the_last(tmp_path, capsys):
     run(tmp_path, ProgressBar(max_lines=2), max_epochs=5)
     assert [words[1] for words in lines(capsys)] == ["3/5", "5/5"]

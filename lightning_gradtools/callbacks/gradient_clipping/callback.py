@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_gradtools._lightning.fail_safe import FailSafe, restore_state
+from lightning_gradtools._lightning.flavour import lightnings_classes
 from lightning_gradtools._lightning.gradient_pass import forget_passes, gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import (
     callbacks_of,
@@ -354,12 +355,7 @@ def _refuse_other_clipping(trainer: Trainer, module: LightningModule) -> None:
     found: Any = module.configure_gradient_clipping
     while isinstance(found, Patch):
         found = found.__wrapped__
-    # `lightning.pytorch` and `pytorch_lightning` have a class of this name each.
-    lightnings = [
-        vars(cls)["configure_gradient_clipping"]
-        for cls in type(module).__mro__
-        if cls.__name__ == "LightningModule" and cls.__module__.startswith(("lightning.", "pytorch_lightning."))
-    ]
+    lightnings = [vars(cls)["configure_gradient_clipping"] for cls in lightnings_classes(module, "LightningModule")]
     if getattr(found, "__func__", None) not in lightnings:
         on = " (it is set on the object)" if "configure_gradient_clipping" in vars(module) else ""
         raise ArgumentError(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 
+from lightning_gradtools._lightning.flavour import counterpart
 from lightning_gradtools._lightning.module import without_patches
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, search
 
@@ -46,7 +47,7 @@ def replay(path: str | Path) -> Origin:
     if module is None:
         raise ValueError(f"{path}: holds batch and weights, but the module could not be pickled")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    module.trainer = Trainer(accelerator="cpu", devices=1, logger=False, **quiet)  # type: ignore[arg-type]
+    module.trainer = counterpart(module, "trainer", "Trainer")(accelerator="cpu", devices=1, logger=False, **quiet)
     return search(module, content["batch"])
 
 

@@ -4,10 +4,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from lightning_gradtools._lightning.flavour import is_overridden
 from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement import (
     MeasuredStep,
     Measurement,
@@ -36,7 +35,7 @@ class ClippedNorms(Measurement):
         found: dict[str, Tensor] = {}
         if factors is None and not measure:
             limit = trainer.gradient_clip_val
-            modules_own = is_overridden("configure_gradient_clipping", context.module, LightningModule)
+            modules_own = is_overridden("configure_gradient_clipping", context.module)
             if not limit and not modules_own:
                 return {}
             by_norm = trainer.gradient_clip_algorithm in (None, "norm") and norms.norm_type == 2
