@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from lightning_gradtools._lightning.strategy import is_strategy
 
 _COUNTS = ("ready", "started", "processed", "completed")
 
 
 def saves_alone(trainer: Trainer) -> bool:
     """Say whether this process can save without the others: rank 0 holds the whole state, and waits for nobody."""
-    return trainer.world_size == 1 or isinstance(trainer.strategy, (DDPStrategy, SingleDeviceStrategy))
+    return trainer.world_size == 1 or is_strategy(trainer, "DDPStrategy", "SingleDeviceStrategy")
 
 
 def validation_follows(trainer: Trainer) -> bool:

@@ -13,9 +13,9 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools.cli.resume import VERSIONS
 from lightning_gradtools.cli.summary import Summary
 
@@ -86,10 +86,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def append_to_csv(loggers: Iterable[object], steps: int) -> None:
+def append_to_csv(loggers: Iterable[Any], steps: int) -> None:
     """Let each CSVLogger go on in its file, which it would begin anew; what was logged after ``steps`` is dropped."""
     for logger in loggers:
-        if not isinstance(logger, CSVLogger) or not (path := Path(logger.log_dir) / "metrics.csv").is_file():
+        if not is_a(logger, "CSVLogger") or not (path := Path(logger.log_dir) / "metrics.csv").is_file():
             continue
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
