@@ -8,15 +8,16 @@ together, so that none waits for another. The error is kept as text, since a tra
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_gradtools._lightning.gradient_pass import forget_passes
+from lightning_gradtools._lightning.loop import is_broken_off
 from lightning_gradtools.arguments import ArgumentError, described
-from lightning_gradtools.distributed import rank, world_size
+from lightning_gradtools.distributed import gather_objects, rank, world_size
 
 _log = logging.getLogger("lightning_gradtools")
 
@@ -154,7 +155,8 @@ class Observer(Callback):
     - :meth:`release`: lets go of all that is held for the run;
     - :meth:`start_fit`: gets ready for a fit;
     - :meth:`reset`: forgets what was found, because the same object has met another run;
-    - :meth:`take_part`: what a rank on which it failed still does so that others need not wait.
+    - :meth:`take_part`: what a rank on which it failed still does so that others need not wait;
+    - :meth:`state_of_rank`: what of its state differs between ranks.
 
     An :class:`~lightning_gradtools.arguments.ArgumentError` of ``setup`` and ``on_fit_start`` refuses the run, and
     is raised; so is what the class lists as ``deliberate``.
@@ -198,6 +200,31 @@ class Observer(Callback):
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join what the other ranks do together in ``hook``, having failed on this one."""
 
+    def state_of_rank(self) -> Any:
+        """Return what of the state is this rank's own, of which a checkpoint, written by one rank, knew nothing else.
+
+        With several ranks each one's is in the state under ``"ranks"``.
+        """
+
+    def load_states_of_ranks(self, states: Sequence[Any]) -> None:
+        """Keep the states of all ranks until it is known which this one is."""
+        self.__dict__["_states_of_ranks"] = states
+
+    def own_state(self, trainer: Trainer) -> Any:
+        """Return once what this rank's :meth:`state_of_rank` was; None where there are more or fewer ranks now."""
+        states = self.__dict__.pop("_states_of_ranks", None)
+        return states[trainer.global_rank] if states is not None and len(states) == trainer.world_size else None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Put each rank's own state into the checkpoint. Outside the guard, as ranks wait for each other in it."""
+        if trainer.world_size == 1 or self.guard.failure is not None or is_broken_off(trainer):
+            return
+        if type(self).state_of_rank is not Observer.state_of_rank:
+            states = gather_objects(self.guard.run(self.state_of_rank))
+            state = checkpoint["callbacks"].get(self.state_key)
+            if state is not None:
+                state["ranks"] = states
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin a run: forget one before, unless this goes on with it. A checkpoint's state comes after this."""
         if stage == "fit":
@@ -205,6 +232,7 @@ class Observer(Callback):
             self.guard.renew()
             self.guard.let_go()
             self.guard.run(self.start_fit)
+            self.__dict__.pop("_states_of_ranks", None)
             if trainer.global_step == 0:
                 self.guard.run(self.reset)
 
@@ -242,7 +270,12 @@ def _last_state(state_dict: Callable[..., Any], observer: Observer) -> Any:
         return None
 
 
-def restore_state(name: str, state: Mapping[str, Any], readers: Mapping[str, Callable[[Any], None]]) -> None:
+def restore_state(
+    name: str,
+    state: Mapping[str, Any],
+    readers: Mapping[str, Callable[[Any], None]],
+    optional: Collection[str] = (),
+) -> None:
     """Give each entry of a callback's saved ``state`` to its reader.
 
     What is missing, unknown or unreadable, because another version saved it, is said in one line; the rest is kept.
@@ -251,8 +284,9 @@ def restore_state(name: str, state: Mapping[str, Any], readers: Mapping[str, Cal
         name: the callback.
         state: what its ``state_dict`` returned; ``version`` is for people.
         readers: by key, what takes the entry.
+        optional: keys that need not be there.
     """
-    wrong = [f"{key!r} is missing" for key in readers.keys() - state.keys()]
+    wrong = [f"{key!r} is missing" for key in readers.keys() - state.keys() - set(optional)]
     wrong += [f"{key!r} is unknown" for key in state.keys() - readers.keys() - {"version"}]
     for key, read in readers.items():
         if key in state:

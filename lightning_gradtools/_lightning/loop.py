@@ -43,6 +43,11 @@ def batch_index(trainer: Trainer) -> int:
     return trainer.fit_loop.batch_idx
 
 
+def is_broken_off(trainer: Trainer) -> bool:
+    """Say whether an exception is ending the run: other ranks may not be here any more."""
+    return bool(trainer.state.status == "interrupted")
+
+
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return the callbacks of ``trainer``."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

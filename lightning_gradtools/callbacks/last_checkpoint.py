@@ -10,8 +10,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_gradtools._lightning.checkpoints import (
     batches_processed,
@@ -21,6 +19,7 @@ from lightning_gradtools._lightning.checkpoints import (
     validation_follows,
 )
 from lightning_gradtools._lightning.fail_safe import tell
+from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools._lightning.loop import is_accumulating
 from lightning_gradtools.arguments import ArgumentError, described, number
 
@@ -125,7 +124,7 @@ class LastCheckpoint(Checkpoint):
         """Save what can be gone on from. The exception is what the user has to see: no other takes its place."""
         self._interrupt.release()
         alone = saves_alone(trainer)  # then waiting for ranks that may be gone already is no use
-        together = isinstance(exception, SIGTERMException)  # raised by all ranks after the same batch
+        together = is_a(exception, "SIGTERMException")  # raised by all ranks after the same batch
         if self._trains and self._changing != trainer.global_step and (alone or together):
             try:
                 self._save(trainer, alone=alone)
@@ -139,7 +138,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer, *, alone: bool = False) -> None:
         processed = batches_processed(trainer)
-        is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not is_training or trainer.fast_dev_run or processed == self._saved_at:  # type: ignore[attr-defined]
             return
         path = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"

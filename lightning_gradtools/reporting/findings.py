@@ -1,9 +1,11 @@
 """Findings for people: one line, a table for the console, a card for TensorBoard."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from lightning_gradtools.diagnosis import Finding, Severity
 
@@ -100,11 +102,33 @@ def html_table(findings: Sequence[Finding], title: str) -> str:
     return f"<p><b>{escape(title)}</b></p>{table}"
 
 
-def append_jsonl(path: Path, findings: Sequence[Finding]) -> None:
-    """Append one line of JSON for each of ``findings``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.writelines(json.dumps(finding.as_dict()) + "\n" for finding in findings)
+class FindingsFile:
+    """Findings in a file, a line of JSON each; a run that goes on from a checkpoint drops what came after that.
+
+    Args:
+        path: of the file, to which is appended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, findings: Sequence[Finding]) -> None:
+        """Append ``findings``."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.writelines(json.dumps(finding.as_dict()) + "\n" for finding in findings)
+
+    def mark(self) -> dict[str, Any]:
+        """Return how far the file has come, for a checkpoint."""
+        return {"path": str(self._path.resolve()), "bytes": self._size()}
+
+    def go_on_from(self, mark: Mapping[str, Any] | None) -> None:
+        """Drop what was written to this very file after ``mark`` was made: the steps that it tells of are made anew."""
+        if mark is not None and mark["path"] == str(self._path.resolve()) and self._size() > mark["bytes"]:
+            os.truncate(self._path, mark["bytes"])
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
 
 
 def _ordered(findings: Sequence[Finding]) -> list[Finding]:

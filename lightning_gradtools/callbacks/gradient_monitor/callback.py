@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_gradtools._lightning import fail_safe
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state
 from lightning_gradtools._lightning.gradient_pass import gradient_pass
-from lightning_gradtools._lightning.loop import is_logged, logging_step, publish
+from lightning_gradtools._lightning.loop import is_broken_off, is_logged, logging_step, publish
 from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, boolean, integer
 from lightning_gradtools.callbacks.gradient_monitor.layer_tables import LayerTables
@@ -174,12 +174,13 @@ class GradientMonitor(Observer):
         self.measurements = _checked(measurements)
         self.history: deque[GradientRecord] = deque(maxlen=history_size)
         self._layers = LayerTables(LayerGrouping(group_by, include, exclude), prefix)
-        clipped, noise = ClippedNorms(), GradientNoise()
-        self._with_state: tuple[Measurement, ...] = (noise, clipped)  # whether or not they are among the measured
+        clipped, noise, direction = ClippedNorms(), GradientNoise(), GradientCosine()
+        # Whether or not they are among the measured.
+        self._with_state: tuple[Measurement, ...] = (noise, clipped, direction)
         optional = [
             (weight_norm, WeightNorm),
             (update_ratio, UpdateRatio),
-            (cosine, GradientCosine),
+            (cosine, lambda: direction),
             (noise_scale, lambda: noise),
             (histograms, GradientHistograms),
         ]
@@ -215,7 +216,7 @@ class GradientMonitor(Observer):
                 readers[key] = partial(_load, measurement, key)
         if any(overrides(each, "state_dict") for each in self.measurements):
             readers["measurements"] = self._load_measurements
-        restore_state(type(self).__name__, state_dict, readers)
+        restore_state(type(self).__name__, state_dict, readers, optional=("cosine", "measurements"))
 
     def _load_measurements(self, states: Mapping[str, Any]) -> None:
         for i, measurement in enumerate(self.measurements):
@@ -245,8 +246,8 @@ class GradientMonitor(Observer):
             self._begin_step(trainer, pl_module, trainer.optimizers[0])
         elif hook == "on_train_batch_end" and self._logged:
             self._end_batch(trainer, pl_module)
-        elif hook in ("on_validation_start", "on_train_epoch_end"):
-            self._flush(trainer)
+        elif hook in ("on_validation_start", "on_train_epoch_end", "on_save_checkpoint"):
+            self._flush(trainer, alone=is_broken_off(trainer))
         elif hook in ("on_exception", "teardown"):
             self._ranks_meet = False
             self.release()
@@ -294,6 +295,11 @@ class GradientMonitor(Observer):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._logged:  # a run that goes on from here does not make these steps again
+            self._flush(trainer, alone=is_broken_off(trainer))
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._flush(trainer, alone=True)  # what led up to a crash is what one wants to see

@@ -1,7 +1,7 @@
 """The Hessian's spectrum while a network trains."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lightning_gradtools._lightning.fail_safe import Observer, tell
+from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.probe import first_batches, set_up_data, training_loss, undisturbed
@@ -37,6 +37,7 @@ from lightning_gradtools.pytree import tree_map
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
 
+_LARGEST_STATE = 2**26  # bytes that a rank adds to a checkpoint
 _SLOW = 5.0  # seconds after which a computation reports its progress
 
 
@@ -182,6 +183,28 @@ class HessianSpectrum(Observer):
         max_overhead = self.max_overhead if self._plans_itself else None
         return described(self, max_overhead=max_overhead, budget_seconds=self.budget.seconds)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"version": 1, "history": self.history, "warned": self._warned, "ranks": [self.state_of_rank()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        readers: dict[str, Callable[[Any], None]] = {
+            "history": self._load_history,
+            "warned": self._load_warned,
+            "ranks": self.load_states_of_ranks,
+        }
+        restore_state(type(self).__name__, state_dict, readers)
+
+    def _load_history(self, history: Sequence[tuple[int, dict[str, float]]]) -> None:
+        self.history = [(step, values) for step, values in history]
+
+    def _load_warned(self, warned: bool) -> None:
+        self._warned = warned
+
+    def state_of_rank(self) -> dict[str, Any] | None:
+        """Return the batches and where the next computation starts from, if a checkpoint can well hold them."""
+        state = {"batches": self._batches, "vectors": self._measurement.vectors}
+        return tree_map(_on_cpu, state) if _is_small_and_plain(state) else None
+
     def release(self) -> None:
         self._batches: list[Any] = []
         self._passing: list[Any] = []  # the batch at hand, until it is known to have a loss
@@ -235,7 +258,11 @@ class HessianSpectrum(Observer):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fix the probe batches."""
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
-        if not self._keeps_what_passes:
+        own = self.own_state(trainer)
+        if own is not None:
+            self._batches = tree_map(lambda leaf: _on(pl_module.device, leaf), own["batches"])
+            self._measurement.vectors = tuple(_on(pl_module.device, each) for each in own["vectors"])
+        if not self._keeps_what_passes and not self._batches:
             self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
             if not self._batches:
                 raise ArgumentError(f"source={self.source!r}: has no batch")
@@ -386,18 +413,44 @@ class HessianSpectrum(Observer):
         if density is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}")  # a kill in the middle leaves no half file under its name
         np.savez(
-            path,
+            part,
             support=density.support.numpy(),
             weights=density.weights.numpy(),
             eigenvalues=found.eigenvalues.numpy(),
             bounds=found.bounds.numpy(),
         )
+        part.replace(path)
 
 
 def _own(leaf: Any) -> Any:
     """Return a copy of a tensor of the batch, which training may overwrite."""
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _on(device: torch.device, leaf: Any) -> Any:
+    return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+
+def _on_cpu(leaf: Any) -> Any:
+    return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
+
+
+def _is_small_and_plain(state: Any) -> bool:
+    """Say whether a checkpoint with ``state`` can be loaded by anyone, and is not much larger for it."""
+    pending, size = [state], 0
+    while pending:
+        each = pending.pop()
+        if type(each) in (list, tuple):
+            pending += each
+        elif type(each) is dict:
+            pending += [*each, *each.values()]
+        elif type(each) is Tensor:
+            size += each.numel() * each.element_size()
+        elif not (each is None or type(each) in (bool, int, float, str)):
+            return False
+    return size <= _LARGEST_STATE
 
 
 def _reshard(pl_module: LightningModule) -> None:

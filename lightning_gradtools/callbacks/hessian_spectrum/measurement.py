@@ -79,6 +79,15 @@ class SpectrumMeasurement:
         self._vectors: Tensor | None = None
         self._preconditioned_vectors: Tensor | None = None
 
+    @property
+    def vectors(self) -> tuple[Tensor | None, Tensor | None]:
+        """What the next computation starts from: eigenvectors of the Hessian, and of that in the optimizer's metric."""
+        return self._vectors, self._preconditioned_vectors
+
+    @vectors.setter
+    def vectors(self, vectors: tuple[Tensor | None, Tensor | None]) -> None:
+        self._vectors, self._preconditioned_vectors = vectors
+
     def measure(self, probe: Probe) -> tuple[Spectrum, dict[str, float]]:
         """Return the spectrum, without vectors, and the values by logged key."""
         settings, begun = self._settings, time.perf_counter()

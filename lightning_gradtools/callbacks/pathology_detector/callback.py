@@ -1,7 +1,7 @@
 """Names the sick layer while a network trains."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -35,7 +35,7 @@ from lightning_gradtools.diagnosis.observation import History, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 from lightning_gradtools.distributed import gather_objects, meet, world_size
 from lightning_gradtools.reporting.findings import (
-    append_jsonl,
+    FindingsFile,
     card,
     console_table,
     html_table,
@@ -152,6 +152,8 @@ class PathologyDetector(Observer):
         self._losses.clear()
         self._watch = NonfiniteWatch(self.check_every_step, self.dump_dir)
         self._fatal: Finding | None = None
+        self._file: FindingsFile | None = None
+        self._saved_mark: Mapping[str, Any] | None = None
 
     def start_fit(self) -> None:
         self._met_at = -1
@@ -177,10 +179,18 @@ class PathologyDetector(Observer):
             "version": 1,
             "history": self.history.as_dict(),
             "ledger": self._tracker.state_dict(),
-            # not yet brought to the host
-            "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
             "moments": {name: value.cpu() for name, value in self._moments.items()},
-            "book": self._statistics and self._statistics.state_dict(),
+            "cadence": self._schedule.state_dict(),
+            "lasting": self._watch.lasting,
+            "file": self._file and self._file.mark(),
+            **self.state_of_rank(),
+        }
+
+    def state_of_rank(self) -> dict[str, Any]:
+        """Return what ranks bring together at the next sample only."""
+        return {
+            "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
+            "book": self._statistics.state_dict() if self._statistics is not None else self._saved_statistics,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,7 +203,12 @@ class PathologyDetector(Observer):
                 "losses": self._load_losses,
                 "moments": self._moments.update,
                 "book": self._load_statistics,
+                "cadence": self._schedule.load_state_dict,
+                "lasting": self._load_lasting,
+                "file": self._load_mark,
+                "ranks": self.load_states_of_ranks,
             },
+            optional=("cadence", "lasting", "file", "ranks"),
         )
 
     def _load_history(self, state: dict[str, Any]) -> None:
@@ -204,6 +219,12 @@ class PathologyDetector(Observer):
 
     def _load_statistics(self, state: dict[str, Any] | None) -> None:
         self._saved_statistics = state
+
+    def _load_lasting(self, lasting: bool) -> None:
+        self._watch.lasting = lasting
+
+    def _load_mark(self, mark: Mapping[str, Any] | None) -> None:
+        self._saved_mark = mark
 
     # --- hooks
     # ---------------------------------------------------------------------------------------------
@@ -217,6 +238,14 @@ class PathologyDetector(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
+        own = self.own_state(trainer)
+        if own is not None:
+            self._load_losses(own["losses"])
+            self._load_statistics(own["book"])
+        if trainer.is_global_zero and (self.dirpath or trainer.loggers):
+            self._file = FindingsFile(Path(self.dirpath or log_folder(trainer)) / "findings.jsonl")
+            self._file.go_on_from(self._saved_mark)
+        self._saved_mark = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._watch.batch = batch
@@ -401,8 +430,8 @@ class PathologyDetector(Observer):
         return replace(finding, remedy=tuple(remedies))
 
     def _record(self, trainer: Trainer, news: list[Finding], step: int) -> None:
-        if trainer.is_global_zero and (self.dirpath or trainer.loggers):
-            append_jsonl(Path(self.dirpath or log_folder(trainer)) / "findings.jsonl", news)
+        if self._file is not None:
+            self._file.append(news)
         log_text(trainer, "diagnosis/findings", card(self.findings), step)
 
     def _counts(self) -> dict[str, float]:

@@ -27,25 +27,26 @@ class NonfiniteWatch:
         dump_dir: folder for what is needed to replay the step; None: no dump.
 
     Attributes:
+        lasting: whether a stretch that was told of goes on.
         events: what was seen and is not in the history yet.
         batch: the batch at hand, to run its step again.
     """
 
     def __init__(self, check_every_step: bool | None, dump_dir: str | None) -> None:
         self._check_every_step, self._dump_dir = check_every_step, dump_dir
-        self._lasting = False  # a stretch that was told of goes on
+        self.lasting = False
         self.events: list[NonfiniteEvent] = []
         self.batch: Any = None
 
     def start_fit(self) -> None:
         """Be ready for a fit."""
-        self._lasting = False
+        self.lasting = False
 
     def look_at_loss(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss of this batch."""
         if self._looks_at(loss):
             if math.isfinite(loss.detach().sum().item()):
-                self._lasting = False
+                self.lasting = False
             else:
                 self._trace(trainer, pl_module, lambda: find_in_parameters(pl_module, trainer.optimizers))
 
@@ -53,7 +54,7 @@ class NonfiniteWatch:
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, seen: GradientPass | None
     ) -> None:
         """Look at the gradients of this step: all of them if there was a pass over them, else at one that tells."""
-        if self._lasting or loss_scale_of(trainer) is not None:  # fp16's search for a scale makes such on purpose
+        if self.lasting or loss_scale_of(trainer) is not None:  # fp16's search for a scale makes such on purpose
             return
         telling = seen.norms.total if seen is not None else _sentinel(optimizer)
         if telling is not None and self._looks_at(telling) and not math.isfinite(telling.sum().item()):
@@ -89,7 +90,7 @@ class NonfiniteWatch:
                     return
                 known = step
         bad = [layer.name for layer in observation.layers if not math.isfinite(layer.gradient or 0.0)]
-        if bad and not self._lasting and loss_scale_of(trainer) is None:
+        if bad and not self.lasting and loss_scale_of(trainer) is None:
             detail = f"the gradients of {len(bad)} layers are not finite"
             index = batch_index(trainer)
             self.events = [NonfiniteEvent(observation.step, index, 0, "backward", bad[-1], detail)]
@@ -99,9 +100,9 @@ class NonfiniteWatch:
 
     def _trace(self, trainer: Trainer, pl_module: LightningModule, look_first: Callable[[], Origin | None]) -> None:
         """Note the first non-finite value of a stretch, and where it comes from."""
-        if self._lasting:
+        if self.lasting:
             return
-        self._lasting = True
+        self.lasting = True
         step, index = logging_step(trainer), batch_index(trainer)
         origin = look_first()
         if origin is None:

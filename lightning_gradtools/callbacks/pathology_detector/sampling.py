@@ -1,5 +1,7 @@
 """Which steps the detector looks at."""
 
+from collections.abc import Mapping
+
 from lightning_gradtools.diagnosis.observation import Observation
 
 _EARLY = (0, 1, 2, 4, 8, 12, 16)  # steps sampled besides the regular ones: most faults are there from the start
@@ -26,6 +28,14 @@ class SamplingSchedule:
         """Say whether ``step`` is to be sampled."""
         interval = self._every * (1 if step < 10 * self._every else 2)
         return step % interval == 0 or step in _EARLY or (self._burst > 0 and step % 2 == 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far it is in looking closer."""
+        return {"burst": self._burst, "next_burst": self._next_burst}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where the schedule that gave ``state`` was."""
+        self._burst, self._next_burst = state["burst"], state["next_burst"]
 
     def feed(self, observation: Observation) -> None:
         """Take what a sample showed into account."""

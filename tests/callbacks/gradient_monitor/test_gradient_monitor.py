@@ -485,7 +485,7 @@ def test_state_is_plain_and_survives():
     monitor = GradientMonitor(1, noise_scale=True)
     fit(Regression(), monitor, accumulate_grad_batches=2, gradient_clip_val=0.1)
     state = monitor.state_dict()
-    assert set(state) == {"version", "noise", "clipped"}
+    assert set(state) == {"version", "noise", "clipped", "cosine"}
     assert state["clipped"] == [True] * 3
     assert state["noise"]["weight"] > 0
     again = GradientMonitor(5, norm_type=1)
