@@ -292,7 +292,9 @@ def lsuv_(module: nn.Module, run: Callable[[], object], layers: Collection[str])
 
     hooks = [modules[name].register_forward_hook(partial(scale, name)) for name in layers]
     try:
-        run()
+        # The loss may hold derivatives of its own, which need the weights as they were.
+        with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            run()
     finally:
         for hook in hooks:
             hook.remove()
