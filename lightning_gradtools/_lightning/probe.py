@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -65,8 +65,22 @@ class Restoration:
             raise first
 
 
+def versions(module: nn.Module) -> dict[str, int]:
+    """Return, for each frozen parameter and buffer by name, how often it has been changed in place.
+
+    What a training step moves itself, as the teacher of BYOL, is known from this without a copy of any.
+    """
+    return {name: tensor._version for name, tensor in unoptimized(module).items() if not tensor.is_inference()}
+
+
+def unoptimized(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that no optimizer moves, by name: frozen parameters and buffers."""
+    frozen = {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {**frozen, **dict(module.named_buffers())}
+
+
 @contextmanager
-def undisturbed(pl_module: LightningModule) -> Iterator[None]:
+def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> Iterator[None]:
     """Let the module itself be run beside training, and put everything back afterwards.
 
     Modules of dropout and batch normalisation are in evaluation mode, all others in their own.
@@ -76,7 +90,7 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
     functions run eagerly, so that no graph is made or thrown away; cuDNN, whose recurrent layers have no
     second derivative, is off if there are any.
 
-    Weights are not copied: what runs must not change them.
+    Weights are not copied: what runs must change none but those in ``moved``, which are put back.
     """
     modules = list(pl_module.modules())
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
@@ -85,7 +99,7 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
         with isolated_random_state(), torch.compiler.set_stance("force_eager"), _without_cudnn(recurrent):
             for parameter in pl_module.parameters():
                 restore.add(_gradient_back(parameter))
-            for buffer in pl_module.buffers():
+            for buffer in [*moved, *pl_module.buffers()]:
                 restore.add(_value_back(buffer))
             for module in modules:
                 restore.add(_mode_back(module))

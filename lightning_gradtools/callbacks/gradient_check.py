@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
-from lightning_gradtools._lightning.probe import stand_in, training_loss
+from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized, versions
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
 from lightning_gradtools.pytree import tree_leaves, tree_map
@@ -71,6 +71,7 @@ class GradientCheck(Observer):
     """
 
     deliberate = (GradientCheckError,)
+    _decided: bool
 
     def __init__(
         self,
@@ -132,11 +133,21 @@ class GradientCheck(Observer):
             batch = tree_map(_to_float64, batch)
             generator = torch.Generator().manual_seed(0)
 
+            moved: set[str] = set()
+
             def loss() -> Tensor:
+                put_back()
                 torch.manual_seed(0)  # so that dropout drops the same each time
                 return training_loss(copy, kept(batch))
 
+            def put_back() -> None:
+                now, before = unoptimized(copy), unoptimized(pl_module)
+                for name in moved:
+                    now[name].data.copy_(before[name])
+
+            known = versions(copy)
             calls = record_calls(copy, loss)
+            moved |= {name for name, version in versions(copy).items() if known.get(name) != version}
             if loss().item() != loss().item():
                 raise ValueError("its loss on one batch is not the same twice")
             wrong = find_wrong_gradients(
@@ -148,6 +159,14 @@ class GradientCheck(Observer):
                 exclude=self.exclude,
                 generator=generator,
             )
+            teachers = sorted(moved & dict(copy.named_parameters()).keys())
+            if teachers and any(not each.name for each in wrong):
+                wrong = tuple(each for each in wrong if each.name)
+                if not wrong:
+                    raise ValueError(
+                        f"its training_step moves frozen weights ({teachers[0]}) before their use, so that its loss"
+                        " follows the trained ones on a way that no gradient shows"
+                    )
             sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
             mixing = find_mixing(calls, sizes[0]) if sizes else ()
         batch_norms = tuple(

@@ -1,6 +1,7 @@
 """Training sees the batches, and ends with the weights, that it would have without a probe."""
 
 import queue
+from functools import partial
 
 import pytest
 import torch
@@ -173,3 +174,50 @@ def test_the_spectrum_is_of_the_loss_that_training_follows_at_one_seed():
 
     largest = float(torch.linalg.eigvalsh(dense_hessian(loss, list(module.parameters())).double())[-1])
     assert spectrum.history[0][1]["curvature/sharpness"] == pytest.approx(largest, rel=1e-3)
+
+
+class Teacher(Regression):
+    """Moves a frozen copy of its network, and a buffer, inside of training_step, as BYOL and DINO do."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
+        self.teacher = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        with torch.no_grad():
+            target = self.teacher(x) - self.centre
+        loss = F.mse_loss(self.net(x), target)
+        with torch.no_grad():
+            for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.1)
+            self.centre.lerp_(target.mean(0), 0.1)
+        return loss
+
+
+def test_frozen_weights_that_a_training_step_moves_are_put_back_and_the_loss_is_the_same_each_time():
+    spectrum, check = HessianSpectrum(every_n_steps=2, top_k=1, rtol=1e-5), GradientCheck()
+    data = partial(loader, batches())
+    plain, watched = train(data, module_type=Teacher), train(data, spectrum, check, module_type=Teacher)
+    assert spectrum.failure is None
+    assert len(spectrum.history) == 3
+    assert check.result is not None
+    assert check.result.passed
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, watched.state_dict()[name]), name
+    losses = [watched.training_step(batches()[0], 0).item() for _ in range(2)]
+    assert losses[0] != losses[1]
+    assert spectrum.history[-1][1]["curvature/probe_loss"] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_teacher_that_is_moved_before_its_use_is_not_called_wrong():
+    class Early(Teacher):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                    slow.lerp_(fast, 0.3)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.warns(UserWarning, match=r"cannot check Early: .*moves frozen weights \(teacher\.0\.bias\)"):
+        train(partial(loader, batches()), GradientCheck(), module_type=Early)

@@ -20,7 +20,7 @@ from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import training_loss, undisturbed
+from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
@@ -186,6 +186,8 @@ class HessianSpectrum(Observer):
     def release(self) -> None:
         self._batches: list[tuple[Any, int]] = []  # and the index that each had
         self._complete = False
+        self._versions: dict[str, int] = {}
+        self._moved: set[str] = set()  # what training_step moves itself
         self._places: set[tuple[int, int]] = set()  # of the validation batches that were kept
         self._passing: list[tuple[Any, int]] = []  # the batch at hand, until it is known to have a loss
         self._measurement = SpectrumMeasurement(self._settings(), _progress)
@@ -243,6 +245,7 @@ class HessianSpectrum(Observer):
         """Keep the first batches that pass and have a loss, so that the loader need not be asked for them."""
         if self.source == "train" and not self._complete:
             self._passing = [(kept(batch), batch_idx)]
+        self._versions = versions(pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -266,6 +269,8 @@ class HessianSpectrum(Observer):
     ) -> None:
         """Compute, if this batch took a step that is one to."""
         passing, self._passing = self._passing, []
+        now = versions(pl_module)
+        self._moved |= {name for name, version in self._versions.items() if now.get(name, version) != version}
         if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
             self._keep(passing[0])
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
@@ -334,7 +339,7 @@ class HessianSpectrum(Observer):
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
         try:
-            with together, undisturbed(pl_module), self._attention():
+            with together, undisturbed(pl_module, self._moving(pl_module)), self._attention():
                 found = self._measure(trainer, pl_module)
         except KeyboardInterrupt:
             pass
@@ -361,9 +366,10 @@ class HessianSpectrum(Observer):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
         parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
         sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        before = [(tensor, tensor.detach().clone()) for tensor in self._moving(pl_module)]
         several = "shards" if sharded else "replicas"
         probe = Probe(
-            losses=[partial(self._loss, pl_module, *batch) for batch in self._batches],
+            losses=[partial(self._loss, pl_module, before, *batch) for batch in self._batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
@@ -373,8 +379,17 @@ class HessianSpectrum(Observer):
         spectrum, values = self._measurement.measure(probe)
         return spectrum, {**values, "curvature/probe_loss": loss}
 
-    def _loss(self, pl_module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of a batch, at the same random numbers each time."""
+    def _moving(self, pl_module: LightningModule) -> list[Tensor]:
+        found = unoptimized(pl_module)
+        return [found[name] for name in sorted(self._moved & found.keys())]
+
+    def _loss(
+        self, pl_module: LightningModule, before: list[tuple[Tensor, Tensor]], batch: Any, batch_idx: int
+    ) -> Tensor:
+        """Return the loss of a batch, at the same random numbers and the same frozen weights each time."""
+        for tensor, value in before:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
         torch.manual_seed(self.seed)
         return training_loss(pl_module, kept(batch), batch_idx)
 
