@@ -1,15 +1,13 @@
-"""Batches and losses beside training, that leave no trace on module, metrics, data or random state."""
+"""Losses beside training, that leave no trace on module, metrics or random state."""
 
 import copy
-import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -19,36 +17,6 @@ from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.interrupts import held_interrupts
-
-
-def first_batch(trainer: Trainer, pl_module: LightningModule) -> Any:
-    """Return the first batch of the training data, on the module's device."""
-    return first_batches(trainer, pl_module, 1)[0]
-
-
-def first_batches(trainer: Trainer, pl_module: LightningModule, count: int, source: str = "train") -> list[Any]:
-    """Return the first ``count`` batches of the ``"train"`` or ``"val"`` data, on the module's device.
-
-    Draws from a fresh iterator of the data loader, so that training sees the batches again. A data set that
-    gives each example only once, such as a stream, is these batches shorter afterwards. Fewer are returned if
-    there are not as many.
-    """
-    set_up_data(trainer, source)
-    loaders: Any = trainer.train_dataloader if source == "train" else trainer.val_dataloaders
-    batches = []
-    with isolated_random_state():
-        loader = CombinedLoader(loaders, "max_size_cycle" if source == "train" else "sequential")
-        for batch, _, _ in itertools.islice(iter(loader), count):
-            moved = trainer.precision_plugin.convert_input(batch)
-            moved = pl_module._on_before_batch_transfer(moved, dataloader_idx=0)
-            batches.append(trainer.strategy.batch_to_device(moved))
-    return batches
-
-
-def set_up_data(trainer: Trainer, source: str = "train") -> None:
-    """Make the loaders, unless Lightning has; ranks compare their lengths then, so all of them must."""
-    loop = trainer.fit_loop if source == "train" else trainer.fit_loop.epoch_loop.val_loop
-    loop.setup_data()
 
 
 @contextmanager
@@ -97,16 +65,32 @@ class Restoration:
             raise first
 
 
+def versions(module: nn.Module) -> dict[str, int]:
+    """Return, for each frozen parameter and buffer by name, how often it has been changed in place.
+
+    What a training step moves itself, as the teacher of BYOL, is known from this without a copy of any.
+    """
+    return {name: tensor._version for name, tensor in unoptimized(module).items() if not tensor.is_inference()}
+
+
+def unoptimized(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that no optimizer moves, by name: frozen parameters and buffers."""
+    frozen = {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {**frozen, **dict(module.named_buffers())}
+
+
 @contextmanager
-def undisturbed(pl_module: LightningModule) -> Iterator[None]:
-    """Let the module itself be run beside training, in evaluation mode, and put everything back afterwards.
+def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> Iterator[None]:
+    """Let the module itself be run beside training, and put everything back afterwards.
+
+    Modules of dropout and batch normalisation are in evaluation mode, all others in their own.
 
     Put back are: each module's attributes (training mode, counters, the state of metrics), lists, dicts and
     sets among them, buffers, gradients, and the random state of every device. Nothing is logged. Compiled
     functions run eagerly, so that no graph is made or thrown away; cuDNN, whose recurrent layers have no
-    backward pass in evaluation mode, is off if there are any.
+    second derivative, is off if there are any.
 
-    Weights are not copied: what runs must not change them.
+    Weights are not copied: what runs must change none but those in ``moved``, which are put back.
     """
     modules = list(pl_module.modules())
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
@@ -115,7 +99,7 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
         with isolated_random_state(), torch.compiler.set_stance("force_eager"), _without_cudnn(recurrent):
             for parameter in pl_module.parameters():
                 restore.add(_gradient_back(parameter))
-            for buffer in pl_module.buffers():
+            for buffer in [*moved, *pl_module.buffers()]:
                 restore.add(_value_back(buffer))
             for module in modules:
                 restore.add(_mode_back(module))
@@ -128,10 +112,22 @@ def undisturbed(pl_module: LightningModule) -> Iterator[None]:
                 for name in ("log", "log_dict"):
                     restore.add(patched(pl_module, name, _nothing_logged).remove)
                 for module in modules:
-                    module.training = False
+                    if _is_random_or_mixing(module):
+                        module.training = False
                 yield
     finally:
         restore()
+
+
+_RANDOM_OR_MIXING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+_THEIR_NAMES = frozenset(
+    name for name, each in vars(nn).items() if isinstance(each, type) and issubclass(each, _RANDOM_OR_MIXING)
+)
+
+
+def _is_random_or_mixing(module: nn.Module) -> bool:
+    scripted: Any = getattr(module, "original_name", "")
+    return isinstance(module, _RANDOM_OR_MIXING) or scripted in _THEIR_NAMES
 
 
 def _gradient_back(parameter: Tensor) -> Callable[[], None]:
@@ -197,7 +193,7 @@ def _give_copies(module: nn.Module) -> None:
             vars(module)[name] = copy.copy(value)
 
 
-def training_loss(pl_module: LightningModule, batch: Any) -> Tensor:
+def training_loss(pl_module: LightningModule, batch: Any, batch_idx: int = 0) -> Tensor:
     """Return what ``training_step`` returns as the loss of a batch.
 
     Raises:
@@ -206,10 +202,11 @@ def training_loss(pl_module: LightningModule, batch: Any) -> Tensor:
     """
     require_automatic_optimization(pl_module, "its training_step cannot be run for its loss alone")
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
-    output = pl_module.training_step(batch, 0) if takes_index else pl_module.training_step(batch)
+    with torch.enable_grad():  # the loss itself may contain derivatives
+        output = pl_module.training_step(batch, batch_idx) if takes_index else pl_module.training_step(batch)
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor):
         raise ArgumentError(
             f"{type(pl_module).__name__}.training_step returned {loss!r} for the first batch: must be a loss"
         )
-    return loss
+    return loss if torch.is_grad_enabled() else loss.detach()

@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
-from lightning_gradtools._lightning.probe import first_batch, set_up_data, stand_in, training_loss
+from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized, versions
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
 from lightning_gradtools.pytree import tree_leaves, tree_map
@@ -41,7 +42,7 @@ class GradientCheckResult:
 
 
 class GradientCheck(Observer):
-    """Checks, before training, that gradients are right and that samples keep to themselves.
+    """Checks, before the first step of training, that gradients are right and that samples keep to themselves.
 
     On a copy of the module in float64 and the first training batch: the gradient of every module called, and
     of the loss, is compared with central differences along random directions
@@ -65,11 +66,12 @@ class GradientCheck(Observer):
 
     Raises:
         ArgumentError: at construction, for a value that cannot work; at fit start, for an unknown module.
-        GradientCheckError: at fit start, on all ranks if on one, if anything was found and
+        GradientCheckError: before the first step, on all ranks if on one, if anything was found and
             ``on_failure="raise"``.
     """
 
     deliberate = (GradientCheckError,)
+    _decided: bool
 
     def __init__(
         self,
@@ -89,11 +91,16 @@ class GradientCheck(Observer):
         self.result = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check."""
+        """Refuse what cannot work."""
         for name in self.exclude:
             one_of("exclude", name, dict(pl_module.named_modules()))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Check, with the first batch, whose step has not been taken: the loader need not be asked for it."""
+        if self._decided:
+            return
         try:
-            self.result = self._check(trainer, pl_module)
+            self.result = self._check(pl_module, kept(batch))
         except Exception as error:  # our own failure must not keep anyone from training
             self.result = None
             tell(f"GradientCheck: cannot check {type(pl_module).__name__}: {error}")
@@ -111,27 +118,36 @@ class GradientCheck(Observer):
             tell(message)
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if hook == "on_fit_start" and not self._decided:
-            set_up_data(trainer)
+        if hook == "on_train_batch_start" and not self._decided:
+            self._decided = True
             trainer.strategy.reduce_boolean_decision(True, all=True)
 
     def start_fit(self) -> None:
         self._decided = False
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule) -> GradientCheckResult:
+    def _check(self, pl_module: LightningModule, batch: Any) -> GradientCheckResult:
         if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
             raise TypeError("its weights are split over ranks")
         start = time.perf_counter()
-        batch = first_batch(trainer, pl_module)
         with stand_in(pl_module) as copy, _in_float64(copy), torch.enable_grad():
             batch = tree_map(_to_float64, batch)
             generator = torch.Generator().manual_seed(0)
 
-            def loss() -> Tensor:
-                torch.manual_seed(0)  # so that dropout drops the same each time
-                return training_loss(copy, batch)
+            moved: set[str] = set()
 
+            def loss() -> Tensor:
+                put_back()
+                torch.manual_seed(0)  # so that dropout drops the same each time
+                return training_loss(copy, kept(batch))
+
+            def put_back() -> None:
+                now, before = unoptimized(copy), unoptimized(pl_module)
+                for name in moved:
+                    now[name].data.copy_(before[name])
+
+            known = versions(copy)
             calls = record_calls(copy, loss)
+            moved |= {name for name, version in versions(copy).items() if known.get(name) != version}
             if loss().item() != loss().item():
                 raise ValueError("its loss on one batch is not the same twice")
             wrong = find_wrong_gradients(
@@ -143,6 +159,14 @@ class GradientCheck(Observer):
                 exclude=self.exclude,
                 generator=generator,
             )
+            teachers = sorted(moved & dict(copy.named_parameters()).keys())
+            if teachers and any(not each.name for each in wrong):
+                wrong = tuple(each for each in wrong if each.name)
+                if not wrong:
+                    raise ValueError(
+                        f"its training_step moves frozen weights ({teachers[0]}) before their use, so that its loss"
+                        " follows the trained ones on a way that no gradient shows"
+                    )
             sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
             mixing = find_mixing(calls, sizes[0]) if sizes else ()
         batch_norms = tuple(

@@ -8,8 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
+from lightning_gradtools._lightning.batches import first_batch
 from lightning_gradtools._lightning.module import eagerly, plain_name
-from lightning_gradtools._lightning.probe import first_batch, stand_in, training_loss
+from lightning_gradtools._lightning.probe import stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.initialization import (
     NOT_DEFAULT,

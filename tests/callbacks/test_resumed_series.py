@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.runs import Regression, batches, loader
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from lightning_gradtools.callbacks import GradientClipping, GradientMonitor, HessianSpectrum, PathologyDetector
@@ -22,17 +22,26 @@ OBSERVERS = {
     "percentile": partial(GradientClipping, percentile=50.0, warmup_steps=2, window=6, log_every_n_steps=1),
     "adaptive": partial(GradientClipping, adaptive=0.05, log_every_n_steps=3),
     "detector": partial(PathologyDetector, every_n_steps=3, on_warning="log", on_critical="log", table=False),
+    "spectrum of several": partial(HessianSpectrum, every_n_steps=3, top_k=1, num_batches=3),
+    "spectrum of validation": partial(HessianSpectrum, every_n_epochs=1, top_k=1, source="val"),
     "spectrum": partial(HessianSpectrum, every_n_steps=4, top_k=2, density=20),
 }
+SICK = 5.0  # a learning rate
 CLOCK = ("seconds", "overhead")
 
 
-class Series(CSVLogger):
+class Series(Logger):
     """A logger that keeps each series, and does not take two values for one step."""
 
+    name = version = log_dir = None
+
     def __init__(self, folder):
-        super().__init__(folder, name="", version="")
+        super().__init__()
         self.series = defaultdict(dict)
+        self.log_dir = folder
+
+    def log_hyperparams(self, params):
+        pass
 
     def log_metrics(self, metrics, step=None):
         for key, value in metrics.items():
@@ -61,10 +70,10 @@ class Saves(Callback):
         trainer.save_checkpoint(self.folder / f"{trainer.fit_loop.epoch_loop.total_batch_idx + 1}.ckpt")
 
 
-def run(folder, observer, *more, ckpt_path=None, **settings):
+def run(folder, observer, *more, ckpt_path=None, lr=0.05, **settings):
     x, y = (torch.cat(part) for part in zip(*batches(7), strict=True))
     torch.manual_seed(0)
-    module = Regression(Sparse, torch.optim.AdamW, lr=0.05)
+    module = Regression(Sparse, torch.optim.AdamW, lr=lr)
     logger = Series(folder)
     trainer = Trainer(
         accelerator="cpu",
@@ -104,19 +113,19 @@ def test_the_series_of_a_resumed_run_are_those_of_one_that_did_not_stop(name, ac
 
 def test_what_was_found_after_a_checkpoint_is_in_the_file_once_when_it_is_found_again(tmp_path):
     folder = tmp_path / "run"
-    _, _, lines = run(folder, OBSERVERS["detector"](), Saves(tmp_path))
+    _, _, lines = run(folder, OBSERVERS["detector"](), Saves(tmp_path), lr=SICK)
     assert {line["step"] for line in lines} - {0}  # something to lose, and something before it
     with (folder / "findings.jsonl").open("a") as file:
         file.write('{"kind": "cut off by a ki')
     for batch in (5, 20, 2):
-        assert run(folder, OBSERVERS["detector"](), ckpt_path=tmp_path / f"{batch}.ckpt")[2] == lines
+        assert run(folder, OBSERVERS["detector"](), ckpt_path=tmp_path / f"{batch}.ckpt", lr=SICK)[2] == lines
 
 
 def test_the_file_of_another_run_is_left_as_it_is(tmp_path):
-    run(tmp_path / "first", OBSERVERS["detector"](), Saves(tmp_path))
+    run(tmp_path / "first", OBSERVERS["detector"](), Saves(tmp_path), lr=SICK)
     other = tmp_path / "other"
     other.mkdir()
     (other / "findings.jsonl").write_text('{"kind": "of another run"}\n' * 50)
-    _, _, lines = run(other, OBSERVERS["detector"](), ckpt_path=tmp_path / "2.ckpt")
+    _, _, lines = run(other, OBSERVERS["detector"](), ckpt_path=tmp_path / "2.ckpt", lr=SICK)
     assert lines[:50] == [{"kind": "of another run"}] * 50
     assert len(lines) > 50

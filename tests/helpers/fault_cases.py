@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 
@@ -188,8 +189,12 @@ class InterruptedInProbe(Regression):
 
     interrupted = False
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.dropout = nn.Dropout()  # in evaluation mode in a probe
+
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        if not self.training and not self.interrupted and dist.get_rank() == 1:
+        if not self.dropout.training and not self.interrupted and dist.get_rank() == 1:
             type(self).interrupted = True
             signal.raise_signal(signal.SIGINT)
         return super().training_step(batch, batch_idx)

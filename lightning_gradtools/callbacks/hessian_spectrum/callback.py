@@ -16,10 +16,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import first_batches, set_up_data, training_loss, undisturbed
+from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
@@ -80,10 +81,16 @@ class HessianSpectrum(Observer):
     own logging steps.
 
     The loss is that which ``training_step`` returns for the probe batches, the same throughout, so that what
-    changes is the model: the first batch that training sees, or, of several or of the validation data, the
-    first ones that a fresh iterator of the loader gives. The module is in evaluation mode meanwhile: dropout
-    off, batch statistics frozen. It runs outside autocast, in float32. Each computation starts from the last
-    one's eigenvectors.
+    changes is the model: the first ones with a loss that training passes, or that validation (its sanity check
+    too) passes, copied then. No loader is asked for a batch, so nothing is computed before they have passed.
+    Modules of dropout and batch normalisation are in evaluation mode meanwhile, all others in their own; random
+    numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32.
+    Each computation starts from the last one's eigenvectors.
+
+    A checkpoint holds the probe batches of each rank and those eigenvectors, so that a resumed run measures the
+    same loss and logs what the whole run would have. Batches of other than tensors, numbers, text, lists, tuples
+    and dicts, and more than 64 MiB on a rank, are left out: then it takes new batches, or starts anew, and differs
+    within ``rtol``. When ``max_overhead`` has it compute is a matter of the clock, in any run.
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
@@ -202,12 +209,22 @@ class HessianSpectrum(Observer):
 
     def state_of_rank(self) -> dict[str, Any] | None:
         """Return the batches and where the next computation starts from, if a checkpoint can well hold them."""
-        state = {"batches": self._batches, "vectors": self._measurement.vectors}
+        state = {
+            "batches": self._batches,
+            "complete": self._complete,
+            "places": sorted(self._places),
+            "moved": sorted(self._moved),
+            "vectors": self._measurement.vectors,
+        }
         return tree_map(_on_cpu, state) if _is_small_and_plain(state) else None
 
     def release(self) -> None:
-        self._batches: list[Any] = []
-        self._passing: list[Any] = []  # the batch at hand, until it is known to have a loss
+        self._batches: list[tuple[Any, int]] = []  # and the index that each had
+        self._complete = False
+        self._versions: dict[str, int] = {}
+        self._moved: set[str] = set()  # what training_step moves itself
+        self._places: set[tuple[int, int]] = set()  # of the validation batches that were kept
+        self._passing: list[tuple[Any, int]] = []  # the batch at hand, until it is known to have a loss
         self._measurement = SpectrumMeasurement(self._settings(), _progress)
         self._budget: OverheadBudget | None = None
 
@@ -256,38 +273,55 @@ class HessianSpectrum(Observer):
             raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fix the probe batches."""
+        """Begin to count the time."""
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
         own = self.own_state(trainer)
         if own is not None:
-            self._batches = tree_map(lambda leaf: _on(pl_module.device, leaf), own["batches"])
-            self._measurement.vectors = tuple(_on(pl_module.device, each) for each in own["vectors"])
-        if not self._keeps_what_passes and not self._batches:
-            self._batches = first_batches(trainer, pl_module, self.num_batches, self.source)
-            if not self._batches:
-                raise ArgumentError(f"source={self.source!r}: has no batch")
+            here = partial(_on, pl_module.device)
+            self._batches = [(tree_map(here, batch), index) for batch, index in own["batches"]]
+            self._complete, self._places = own["complete"], {(i, j) for i, j in own["places"]}
+            self._moved = set(own["moved"])
+            self._measurement.vectors = tuple(map(here, own["vectors"]))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the first batch that passes and has a loss, so that the loader need not be asked for it."""
-        if not self._batches and self._keeps_what_passes:
-            self._passing = [tree_map(_own, batch)]
+        """Keep the first batches that pass and have a loss, so that the loader need not be asked for them."""
+        if self.source == "train" and not self._complete:
+            self._passing = [(kept(batch), batch_idx)]
+        self._versions = versions(pl_module)
 
-    @property
-    def _keeps_what_passes(self) -> bool:
-        return self.source == "train" and self.num_batches == 1
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first batches of the validation data, of the sanity check too."""
+        if self.source == "val" and not self._complete and (dataloader_idx, batch_idx) not in self._places:
+            self._places.add((dataloader_idx, batch_idx))
+            self._keep((kept(batch), batch_idx))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what there is, if the validation data have fewer batches than were asked for."""
+        if self.source == "val" and not trainer.sanity_checking:
+            self._complete = bool(self._batches)
+
+    def _keep(self, batch: tuple[Any, int]) -> None:
+        self._batches.append(batch)
+        self._complete = len(self._batches) == self.num_batches
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compute, if this batch took a step that is one to."""
         passing, self._passing = self._passing, []
+        now = versions(pl_module)
+        self._moved |= {name for name, version in self._versions.items() if now.get(name, version) != version}
         if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
-            self._batches = passing
+            self._keep(passing[0])
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
             self._compute(trainer, pl_module, logging_step(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute, if this epoch is one to."""
+        """Compute, if this epoch is one to; of a loader with fewer batches than were asked for take what there is."""
+        if self.source == "train":
+            self._complete = bool(self._batches)
         if self._epoch_is_due(trainer):
             self._compute(trainer, pl_module, logging_step(trainer))
 
@@ -295,7 +329,9 @@ class HessianSpectrum(Observer):
         """Say what it has taken."""
         assert self._budget is not None
         publish(trainer, {"curvature/overhead": self._budget.share})
-        if self._plans_itself and not self.history:
+        if not self._complete:
+            rank_zero_info(f"HessianSpectrum: nothing was computed, as no batch passed (source={self.source!r})")
+        elif self._plans_itself and not self.history:
             rank_zero_info(
                 f"HessianSpectrum: this run was too short for a computation within max_overhead={self.max_overhead:g}"
                 " of its time; raise it, or give every_n_steps"
@@ -309,8 +345,6 @@ class HessianSpectrum(Observer):
 
     def take_part(self, hook: str, trainer: Trainer, pl_module: LightningModule) -> None:
         step = logging_step(trainer)
-        if hook == "on_train_start" and self.source == "val":
-            set_up_data(trainer, self.source)
         if hook == "on_train_batch_end":
             due = not is_accumulating(trainer) and self._is_due(trainer, pl_module)
         else:
@@ -336,12 +370,12 @@ class HessianSpectrum(Observer):
 
     def _compute(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         self._met_at = step
-        ready = bool(self._batches)
+        ready = self._complete
         meeting = meet(str(ready), False, pl_module.device)
         if meeting.anyone_failed:
             self.guard.agree(True)
             return
-        if not (meeting.same and ready):  # a rank has no batch with a loss yet
+        if not (meeting.same and ready):  # a rank has not all its batches yet
             return
         assert self._budget is not None
         # On one rank alone an interrupt would leave the others waiting: it is held back until they meet.
@@ -349,7 +383,7 @@ class HessianSpectrum(Observer):
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
         try:
-            with together, undisturbed(pl_module), self._attention():
+            with together, undisturbed(pl_module, self._moving(pl_module)), self._attention():
                 found = self._measure(trainer, pl_module)
         except KeyboardInterrupt:
             pass
@@ -376,9 +410,10 @@ class HessianSpectrum(Observer):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
         parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
         sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        before = [(tensor, tensor.detach().clone()) for tensor in self._moving(pl_module)]
         several = "shards" if sharded else "replicas"
         probe = Probe(
-            losses=[partial(training_loss, pl_module, batch) for batch in self._batches],
+            losses=[partial(self._loss, pl_module, before, *batch) for batch in self._batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
@@ -387,6 +422,20 @@ class HessianSpectrum(Observer):
         _reshard(pl_module)
         spectrum, values = self._measurement.measure(probe)
         return spectrum, {**values, "curvature/probe_loss": loss}
+
+    def _moving(self, pl_module: LightningModule) -> list[Tensor]:
+        found = unoptimized(pl_module)
+        return [found[name] for name in sorted(self._moved & found.keys())]
+
+    def _loss(
+        self, pl_module: LightningModule, before: list[tuple[Tensor, Tensor]], batch: Any, batch_idx: int
+    ) -> Tensor:
+        """Return the loss of a batch, at the same random numbers and the same frozen weights each time."""
+        for tensor, value in before:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
+        torch.manual_seed(self.seed)
+        return training_loss(pl_module, kept(batch), batch_idx)
 
     def _attention(self) -> AbstractContextManager[None]:
         kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
@@ -422,11 +471,6 @@ class HessianSpectrum(Observer):
             bounds=found.bounds.numpy(),
         )
         part.replace(path)
-
-
-def _own(leaf: Any) -> Any:
-    """Return a copy of a tensor of the batch, which training may overwrite."""
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _on(device: torch.device, leaf: Any) -> Any:

@@ -1,0 +1,223 @@
+"""Training sees the batches, and ends with the weights, that it would have without a probe."""
+
+import queue
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.quadratics import dense_hessian
+from helpers.runs import Regression, batches, loader, trainer
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
+
+from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.callbacks import GradientCheck, HessianSpectrum, PathologyDetector, WeightInitialization
+
+
+def examples():
+    x, y = (torch.cat(part) for part in zip(*batches(), strict=True))
+    return TensorDataset(x, y)
+
+
+class Counting(Sampler):
+    """Gives another order each time that it is asked, and is advanced by being asked."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __iter__(self):
+        self.asked += 1
+        return iter(torch.randperm(48, generator=torch.Generator().manual_seed(self.asked)).tolist())
+
+    def __len__(self):
+        return 48
+
+
+class Queued(IterableDataset):
+    """Gives each example once."""
+
+    def __init__(self):
+        self.queue = queue.Queue()
+        for example in examples():
+            self.queue.put(example)
+
+    def __iter__(self):
+        while not self.queue.empty():
+            yield self.queue.get()
+
+
+class Itself:
+    """A loader that is its own iterator."""
+
+    def __init__(self):
+        self.data = batches()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.data:
+            raise StopIteration
+        return self.data.pop(0)
+
+
+LOADERS = {
+    "generator": lambda: DataLoader(examples(), 8, shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "sampler": lambda: DataLoader(
+        examples(), 8, sampler=RandomSampler(examples(), generator=torch.Generator().manual_seed(4))
+    ),
+    "counter": lambda: DataLoader(examples(), 8, sampler=Counting()),
+    "queue": lambda: DataLoader(Queued(), 8),
+    "itself": Itself,
+}
+
+
+class Recording(Regression):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch[0].clone())
+        return super().training_step(batch, batch_idx)
+
+
+def train(make, *callbacks, module_type=Recording, **settings):
+    torch.manual_seed(0)
+    module = module_type()
+    run = trainer(*callbacks, **settings)
+    run.fit(module, make(), loader(batches(2)))
+    return module
+
+
+OBSERVERS = {
+    "spectrum": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1),
+    "two batches": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1, num_batches=2),
+    "validation": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1, source="val"),
+    "check": GradientCheck,
+    "detector": PathologyDetector,
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_training_sees_the_batches_that_it_would_have_seen(name, observer):
+    callback = OBSERVERS[observer]()
+    plain, watched = train(LOADERS[name]), train(LOADERS[name], callback)
+    assert callback.failure is None
+    assert getattr(callback, "history", True)
+    assert len(plain.seen) == len(watched.seen) == 6
+    assert all(map(torch.equal, plain.seen, watched.seen))
+    assert all(map(torch.equal, plain.parameters(), watched.parameters()))
+
+
+@pytest.mark.parametrize("name", ["generator", "sampler", "counter", "itself"])
+def test_initial_weights_take_no_batch_from_training(name):
+    plain, initialised = train(LOADERS[name]), train(LOADERS[name], WeightInitialization())
+    assert len(initialised.seen) == 6
+    assert all(map(torch.equal, plain.seen, initialised.seen))
+
+
+def test_initial_weights_are_refused_where_a_batch_could_only_be_taken_from_training():
+    with pytest.raises(ArgumentError, match="training data cannot be copied"):
+        train(LOADERS["queue"], WeightInitialization())
+
+
+class Penalised(Regression):
+    """A derivative inside the loss, as of a gradient penalty."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x.clone().requires_grad_()
+        out = self.net(x)
+        (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        return F.mse_loss(out, y) + slope.square().sum(1).mean()
+
+
+@pytest.mark.parametrize("scheme", ["he", "lsuv"])
+def test_a_loss_with_a_derivative_inside_has_its_spectrum_and_is_checked_and_initialised(scheme):
+    spectrum, check = HessianSpectrum(every_n_epochs=1, rtol=1e-5), GradientCheck()
+    initial = WeightInitialization(scheme)
+    module = train(lambda: loader(batches()), spectrum, check, initial, module_type=Penalised)
+    assert spectrum.failure is None
+    assert check.result.passed
+    assert len(initial.result.layers) == 2
+    exact = dense_hessian(lambda: module.training_step(batches()[0], 0), list(module.parameters()))
+    largest = float(torch.linalg.eigvalsh(exact.double())[-1])
+    assert spectrum.history[0][1]["curvature/sharpness"] == pytest.approx(largest, rel=1e-3)
+
+
+class Functional(Regression):
+    """Dropout as a function, and an output that is another one in evaluation mode."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        out = self.net(F.dropout(x, 0.3, self.training))
+        return F.mse_loss(out if self.training else 100 * out, y)
+
+
+def test_the_spectrum_is_of_the_loss_that_training_follows_at_one_seed():
+    spectrum = HessianSpectrum(every_n_epochs=1, rtol=1e-5, seed=7)
+    module = train(lambda: loader(batches()), spectrum, module_type=Functional)
+    module.train()
+
+    def loss():
+        torch.manual_seed(7)
+        return module.training_step(batches()[0], 0)
+
+    largest = float(torch.linalg.eigvalsh(dense_hessian(loss, list(module.parameters())).double())[-1])
+    assert spectrum.history[0][1]["curvature/sharpness"] == pytest.approx(largest, rel=1e-3)
+
+
+class Teacher(Regression):
+    """Moves a frozen copy of its network, and a buffer, inside of training_step, as BYOL and DINO do."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
+        self.teacher = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        with torch.no_grad():
+            target = self.teacher(x) - self.centre
+        loss = F.mse_loss(self.net(x), target)
+        with torch.no_grad():
+            for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.1)
+            self.centre.lerp_(target.mean(0), 0.1)
+        return loss
+
+
+def test_frozen_weights_that_a_training_step_moves_are_put_back_and_the_loss_is_the_same_each_time():
+    spectrum, check = HessianSpectrum(every_n_steps=2, top_k=1, rtol=1e-5), GradientCheck()
+    data = partial(loader, batches())
+    plain, watched = train(data, module_type=Teacher), train(data, spectrum, check, module_type=Teacher)
+    assert spectrum.failure is None
+    assert len(spectrum.history) == 3
+    assert check.result is not None
+    assert check.result.passed
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, watched.state_dict()[name]), name
+    losses = [watched.training_step(batches()[0], 0).item() for _ in range(2)]
+    assert losses[0] != losses[1]
+    assert spectrum.history[-1][1]["curvature/probe_loss"] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_teacher_that_is_moved_before_its_use_is_not_called_wrong():
+    class Early(Teacher):
+        def training_step(self, batch, batch_idx):
+            with torch.no_grad():
+                for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                    slow.lerp_(fast, 0.3)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.warns(UserWarning, match=r"cannot check Early: .*moves frozen weights \(teacher\.0\.bias\)"):
+        train(partial(loader, batches()), GradientCheck(), module_type=Early)
