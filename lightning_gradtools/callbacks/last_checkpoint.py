@@ -143,6 +143,9 @@ class LastCheckpoint(Checkpoint):
             return
         path = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)
+        if trainer.is_global_zero:  # who goes on from here does not log these steps again
+            for logger in trainer.loggers:
+                logger.save()
         save(trainer, path, alone=alone)
         self.last_model_path = str(path)
         self._saved_at, self._saved_when = processed, time.monotonic()

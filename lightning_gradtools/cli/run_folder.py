@@ -63,7 +63,7 @@ def record(cfg: DictConfig) -> None:
     """Write ``config.yaml`` (resolved) and ``versions.json`` (packages, Python, platform and command line)."""
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    _replace(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions |= {
         "python": platform.python_version(),
@@ -83,7 +83,14 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         content = content | {"earlier": [*before.pop("earlier", []), before]}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write ``text``, so that a kill in the middle leaves what was there."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def append_to_csv(loggers: Iterable[Any], steps: int) -> None:
