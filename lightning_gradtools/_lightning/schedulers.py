@@ -1,9 +1,18 @@
-"""Who owns the learning rate: the module's own schedulers, or a callback's."""
+"""Who owns the learning rate: the module's own schedulers, or a callback's; and how long a schedule is."""
 
+import warnings
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
+
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from lightning.pytorch.callbacks import LearningRateFinder, StochasticWeightAveraging
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 
+from lightning_gradtools._lightning.loop import callbacks_of
 from lightning_gradtools.arguments import ArgumentError
 
 
@@ -45,3 +54,90 @@ def make_way(trainer: Trainer, pl_module: LightningModule, replace: bool) -> Non
             "learning rate and momentum: remove it from configure_optimizers"
         )
     trainer.strategy.lr_scheduler_configs = []
+
+
+def is_installed(trainer: Trainer, scheduler: LRScheduler) -> bool:
+    """Say whether the run still has ``scheduler``: others take it out, as StochasticWeightAveraging does."""
+    return any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
+
+
+def is_averaging(trainer: Trainer) -> bool:
+    """Say whether the run goes on from a checkpoint in which StochasticWeightAveraging has taken the rate over.
+
+    Its schedule's state is then the only one in the checkpoint, and the callback puts it back itself.
+    """
+    averaging = [c for c in callbacks_of(trainer) if isinstance(c, StochasticWeightAveraging)]
+    return any(callback._scheduler_state is not None for callback in averaging)
+
+
+# What depends on the length of the whole schedule; the argument that gives the length is the first.
+_OF_LENGTH = {
+    "OneCycleLR": ("total_steps", "_schedule_phases"),
+    "CosineAnnealingLR": ("T_max",),
+    "PolynomialLR": ("total_iters",),
+}
+
+
+def length_argument(scheduler: str) -> str | None:
+    """Return the name of the argument that is the length of the whole schedule; None if the class has none."""
+    return next(iter(_OF_LENGTH.get(scheduler, ())), None)
+
+
+def idle_optimizer(num_groups: int) -> Optimizer:
+    """Return an optimizer of nothing, to make a scheduler on that is only looked at."""
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(()))]} for _ in range(num_groups)]
+    return torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+
+
+def adopt_length(scheduler: LRScheduler, planned: LRScheduler) -> None:
+    """Give ``scheduler`` the length that ``planned``, of the same class, has, and write the rates of where it stands.
+
+    They are those of the formula: torch computes the rate from the one before it, which was another curve's.
+    """
+    for key in _OF_LENGTH[type(scheduler).__name__]:
+        setattr(scheduler, key, getattr(planned, key))
+    position = scheduler.last_epoch
+    if isinstance(scheduler, OneCycleLR):
+        position = min(position, scheduler.total_steps)  # it has no rate past its end
+    count = scheduler._step_count
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this way to the formula is deprecated, and that no step was made yet
+        scheduler.step(position)
+    scheduler._step_count = count
+
+
+def refuse_foreign_state(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Refuse what is not the state of a scheduler like ``scheduler``: torch takes in anything, or a KeyError comes.
+
+    Raises:
+        ArgumentError: in one line.
+    """
+    ours = scheduler.state_dict()
+    arguments = [key for key in signature(type(scheduler)).parameters if key in ours and key != "last_epoch"]
+    # What begins with an underscore comes and goes with torch's releases, and `verbose` went with 2.7.
+    others = [key for key in state if key not in ours and not key.startswith("_") and key != "verbose"]
+    wrong = [f"{key} is missing" for key in arguments if key not in state] + [f"{key} is unknown" for key in others]
+    if wrong:
+        raise ArgumentError(
+            f"scheduler={type(scheduler).__name__}: cannot go on from the scheduler state in the checkpoint, which is "
+            f"of another scheduler or version: {', '.join(wrong)}"
+        )
+
+
+def join_added_groups(scheduler: LRScheduler) -> None:
+    """Have groups that were added to the optimizer while training scheduled like the others, from their own rate on.
+
+    Raises:
+        ArgumentError: if the scheduler was given something for each group that it had.
+    """
+    groups = scheduler.optimizer.param_groups
+    for key in ("base_lrs", "lr_lambdas"):
+        known = getattr(scheduler, key, groups)  # ReduceLROnPlateau has neither, and sees to it itself
+        for group in groups[len(known) :]:
+            if isinstance(scheduler, (OneCycleLR, CyclicLR)) or (key == "lr_lambdas" and len(set(map(id, known))) > 1):
+                raise ArgumentError(
+                    f"scheduler={type(scheduler).__name__}: cannot take in a parameter group that is added while "
+                    "training, because it was told what to do with each of those it had; WarmupCosineSchedule can"
+                )
+            rate = group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"]
+            known.append(group.setdefault("initial_lr", rate) if key == "base_lrs" else known[0])
