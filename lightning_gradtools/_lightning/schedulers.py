@@ -96,14 +96,18 @@ def adopt_length(scheduler: LRScheduler, planned: LRScheduler) -> None:
     """
     for key in _OF_LENGTH[type(scheduler).__name__]:
         setattr(scheduler, key, getattr(planned, key))
-    position = scheduler.last_epoch
-    if isinstance(scheduler, OneCycleLR):
-        position = min(position, scheduler.total_steps)  # it has no rate past its end
-    count = scheduler._step_count
+    write_rates(scheduler)
+
+
+def write_rates(scheduler: LRScheduler) -> None:
+    """Write the rates of where ``scheduler`` stands, by its formula; past the end of ``OneCycleLR``, its last ones."""
+    position, count = scheduler.last_epoch, scheduler._step_count
+    # At its very end OneCycleLR has a rate that belongs to no step, and climbs; past that it has none.
+    last = scheduler.total_steps - 1 if isinstance(scheduler, OneCycleLR) else position
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this way to the formula is deprecated, and that no step was made yet
-        scheduler.step(position)
-    scheduler._step_count = count
+        scheduler.step(min(position, last))
+    scheduler.last_epoch, scheduler._step_count = position, count
 
 
 def refuse_foreign_state(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
@@ -113,7 +117,8 @@ def refuse_foreign_state(scheduler: LRScheduler, state: Mapping[str, Any]) -> No
         ArgumentError: in one line.
     """
     ours = scheduler.state_dict()
-    arguments = [key for key in signature(type(scheduler)).parameters if key in ours and key != "last_epoch"]
+    names = [name for key in signature(type(scheduler)).parameters for name in (key, f"{key}s")]  # `lr_lambdas`
+    arguments = [name for name in names if name in ours]
     # What begins with an underscore comes and goes with torch's releases, and `verbose` went with 2.7.
     others = [key for key in state if key not in ours and not key.startswith("_") and key != "verbose"]
     wrong = [f"{key} is missing" for key in arguments if key not in state] + [f"{key} is unknown" for key in others]

@@ -23,6 +23,7 @@ from lightning_gradtools._lightning.schedulers import (
     length_argument,
     make_way,
     refuse_foreign_state,
+    write_rates,
 )
 from lightning_gradtools.arguments import ArgumentError, described, integer, one_of
 
@@ -202,7 +203,8 @@ class TorchLRScheduler(Callback):
             return
         join_added_groups(scheduler)
         if isinstance(scheduler, OneCycleLR) and self._derived and scheduler.last_epoch >= scheduler.total_steps:
-            config.frequency = sys.maxsize  # which no batch index reaches: a step more would be an error
+            write_rates(scheduler)
+            config.frequency = sys.maxsize  # which no batch index reaches: one more would be an error
 
     @property
     def _derived(self) -> str | None:
