@@ -98,7 +98,13 @@ def train(rank: int, ranks: int, words: list[str], folder: str, log: str, aim: t
     os.dup2(out, 2)
     os.chdir(folder)
     if ranks > 1:
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "GROUP_RANK": 0,
+            "WORLD_SIZE": ranks,
+            "LOCAL_WORLD_SIZE": ranks,
+        }
         names = {"TORCHELASTIC_RUN_ID": "torture", "MASTER_ADDR": "localhost"}
         os.environ.update({key: str(value) for key, value in {**environment, **names}.items()})
     import torch
@@ -157,7 +163,7 @@ def attempt(case: Case, words: list[str], folder: Path, log: Path, aim: tuple[st
         for process in processes:
             process.join(max(0.0, min(2.0 if not process.is_alive() else 10.0, end - time.monotonic())))
     for process in processes:
-        if process.is_alive():
+        if process.is_alive() and process.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
@@ -190,7 +196,9 @@ def torture(name: str, kills: int, seed: int, work: Path) -> Report:
     whole.mkdir(parents=True)
     begun = time.monotonic()
     if not attempt(case, [*case.words, f"hydra.run.dir={whole}"], whole, log, ("", 0, 0.0), math.inf):
-        raise SystemExit(f"{name}: the run that is not to be killed did not end; its output:\n{log.read_text()[-4000:]}")
+        raise SystemExit(
+            f"{name}: the run that is not to be killed did not end; its output:\n{log.read_text()[-4000:]}"
+        )
     duration = time.monotonic() - begun
     expected = result(whole)
     while report.kills < kills:
@@ -255,7 +263,9 @@ def result(folder: Path) -> dict[str, Any]:
     findings = folder / "tensorboard" / "findings.jsonl"
     return {
         "checkpoint": checkpoint,
-        "series": {tag: {step: sorted(map(repr, found)) for step, found in each.items()} for tag, each in series.items()},
+        "series": {
+            tag: {step: sorted(map(repr, found)) for step, found in each.items()} for tag, each in series.items()
+        },
         "findings": findings.read_text().splitlines() if findings.exists() else [],
     }
 
@@ -284,7 +294,7 @@ def differences(expected: Any, found: Any, place: str = "") -> list[str]:
         return wrong
     if isinstance(expected, str) and ("outputs" in expected or os.sep in expected):
         return []
-    same = expected == found or (expected != expected and found != found)  # noqa: PLR0124 (NaN)
+    same = expected == found or (expected != expected and found != found)  # NaN is not itself
     return [] if same else [f"{place}: {found!r:.80} instead of {expected!r:.80}"]
 
 

@@ -80,15 +80,42 @@ def optimizer_suffix(trainer: Trainer, index: int) -> str:
     return f"/optimizer_{index}" if len(trainer.optimizers) > 1 else ""
 
 
+def restores_late(trainer: Trainer) -> bool:
+    """Say whether the checkpoint is read after ``on_fit_start`` and not before, as where weights are split over ranks.
+
+    Then nobody can tell in ``on_fit_start`` whether the run goes on from one, and the weights are not yet its own.
+    """
+    return trainer.strategy.restore_checkpoint_after_setup
+
+
+def is_restoring(trainer: Trainer) -> bool:
+    """Say whether the run goes on from a checkpoint: in ``on_load_checkpoint`` and, once it is read, after that.
+
+    Lightning's tuners save and restore a checkpoint of their own within a run, which then goes by its path.
+    """
+    path = trainer.ckpt_path
+    return path is not None and not Path(path).name.startswith((".lr_find_", ".scale_batch_size_"))
+
+
 def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
     """Return the optimizer steps of the run and of its first epoch, None where they are not known.
 
+    To be asked from ``on_train_start`` on. Before that Lightning has not set up its data, and to have it do so
+    in ``on_fit_start`` would be before it restores its loops: a loader that resumes would begin its epoch anew.
+
     ``Trainer.estimated_stepping_batches`` where that is right: it takes a run without an end for one of -1
-    steps if its data has no length, does not know Lightning's GradientAccumulationScheduler, and under manual
-    optimisation takes ``max_steps``, which counts all optimizers together, for the steps of each.
+    steps if its data has no length, does not know Lightning's GradientAccumulationScheduler, counts the epoch
+    that StochasticWeightAveraging adds and in which no step is made, and under manual optimisation takes
+    ``max_steps``, which counts all optimizers together, for the steps of each.
+
+    Raises:
+        RuntimeError: if Lightning has not set up the training data yet.
     """
-    trainer.fit_loop.setup_data()  # without it, the number of batches is not known this early
+    if trainer.train_dataloader is None:
+        raise RuntimeError("run_lengths: the training data is not set up yet; it is from on_train_start on")
     changing: list[Any] = [each for each in callbacks_of(trainer) if is_a(each, "GradientAccumulationScheduler")]
+    averaging: list[Any] = [each for each in callbacks_of(trainer) if is_a(each, "StochasticWeightAveraging")]
+    epochs = averaging[0]._max_epochs if averaging else trainer.max_epochs
 
     def steps_in_epoch(epoch: int) -> int:
         window = changing[0].get_accumulate_grad_batches(epoch) if changing else trainer.accumulate_grad_batches
@@ -99,6 +126,6 @@ def run_lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | Non
         together = 1 if pl_module.automatic_optimization else len(trainer.optimizers)
         bounds.append(math.ceil(trainer.max_steps / together))
     epoch_steps = None if math.isinf(trainer.num_training_batches) else steps_in_epoch(0)
-    if epoch_steps is not None and trainer.max_epochs is not None and trainer.max_epochs != -1:
-        bounds.append(sum(steps_in_epoch(epoch) for epoch in range(trainer.max_epochs)))
+    if epoch_steps is not None and epochs is not None and epochs != -1:
+        bounds.append(sum(steps_in_epoch(epoch) for epoch in range(epochs)))
     return (max(1, min(bounds)) if bounds else None), epoch_steps

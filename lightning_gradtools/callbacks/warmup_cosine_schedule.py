@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools._lightning.fail_safe import FailSafe
 from lightning_gradtools._lightning.loop import run_lengths
-from lightning_gradtools._lightning.schedulers import install, make_way
+from lightning_gradtools._lightning.schedulers import install, is_averaging, is_installed, make_way
 from lightning_gradtools.arguments import ArgumentError, described
 from lightning_gradtools.reporting.figures.learning_rate import planned_curve
 from lightning_gradtools.reporting.loggers import log_figure
@@ -27,7 +27,9 @@ class WarmupCosineSchedule(Callback):
     A length is an integer (optimizer steps), a float in [0, 1] (a fraction: of the run for ``total_steps``,
     of ``total_steps`` for the others; ``1.0`` is all of it) or a text (``"2 epochs"``). The length of the run
     is Lightning's ``estimated_stepping_batches``, that is optimizer steps: accumulation,
-    ``limit_train_batches``, ``max_steps`` and the number of devices are accounted for.
+    ``limit_train_batches``, ``max_steps`` and the number of devices are accounted for. It is known once
+    Lightning has restored a checkpoint and set up its data, so the curve begins in ``on_train_start``: what
+    another callback reads before that is the base learning rate.
 
     **What counts as a step.** The learning rate of an optimizer's k-th real step, counted from 0, is its base
     learning rate times ``WarmupCosine.factor(k)``. A step is real if ``optimizer.step()`` ran and any
@@ -48,7 +50,16 @@ class WarmupCosineSchedule(Callback):
     planned for 20 from its start, so at the moment of resuming the learning rate jumps to the longer curve
     (up; from the floor, if the first run was complete), and one line says from what to what. Give
     ``total_steps`` to stay on the old curve, or ``decay_steps`` (warm-up-stable-decay) and resume from the
-    hold, to extend a run without a jump.
+    hold, to extend a run without a jump. So it is with another batch size, accumulation or number of devices:
+    the position is the number of steps made, the curve is that of a run that had them from its start.
+
+    **Groups that are added while training**, as by Lightning's ``BackboneFinetuning``, join with the rate they
+    are added with as their base learning rate (their ``"initial_lr"``, if they have one): added with 0.01 in
+    the middle of the decay, where the factor is 0.5, they train with 0.005. What ``BackboneFinetuning`` itself
+    sets at the start of each later epoch lasts for one step.
+
+    **StochasticWeightAveraging** takes the schedule out when it begins, and has the rate from there on, also
+    after a resume.
 
     A module that has its own scheduler is refused, because two would overwrite each other, unless ``replace``
     is set. With Lightning's ``LearningRateFinder`` or ``Tuner.lr_find`` the suggestion becomes the peak.
@@ -76,9 +87,9 @@ class WarmupCosineSchedule(Callback):
         replace: drop the schedulers that the module configures.
 
     Raises:
-        ArgumentError: at construction, for a value that can never work; at fit start, for a run without an
-            end and without ``total_steps``, for lengths that do not fit into each other, for a module with
-            its own scheduler.
+        ArgumentError: at construction, for a value that can never work; at fit start, for a module with its own
+            scheduler; before the first step, for a run without an end and without ``total_steps``, for lengths
+            that do not fit into each other; on resume, for a checkpoint whose scheduler is of another kind.
     """
 
     def __init__(
@@ -106,43 +117,45 @@ class WarmupCosineSchedule(Callback):
         self._shape(total_steps=1)  # so that what is wrong with these is told now and not at fit start
         self.schedulers: list[WarmupCosineLR] = []
         self._hooks: list[RemovableHandle] = []
-        self._loaded: list[dict[str, Any]] | None = None
         self.guard = FailSafe("WarmupCosineSchedule's figure")
 
     def __repr__(self) -> str:
         return described(self, **self._shape.keywords)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the schedule: late enough for Lightning to keep it, early enough for it to be restored."""
+        """Install the schedule, for Lightning to restore; what it looks like is known when data is set up."""
         self._release()
         self.guard.renew()
         make_way(trainer, pl_module, self.replace)
-        schedule = self._schedule(trainer, pl_module)
+        if is_averaging(trainer):
+            return
         for optimizer in trainer.optimizers:
-            scheduler = WarmupCosineLR(optimizer, schedule)
+            scheduler = WarmupCosineLR(optimizer, None)
             self.schedulers.append(scheduler)
+            self._hooks.append(optimizer.register_step_pre_hook(partial(_join, trainer, scheduler)))
             self._hooks.append(optimizer.register_step_post_hook(partial(_advance, trainer, scheduler)))
             # Lightning saves, restores and monitors the scheduler but must not step it: it would count
             # skipped steps, and none at all under manual optimisation. A frequency that no batch index
             # reaches leaves that to us.
             install(trainer, scheduler, interval="step", frequency=sys.maxsize)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
-        """Keep what the checkpoint says of the schedulers, to compare with what is now asked."""
-        self._loaded = checkpoint.get("lr_schedulers", [])
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what a resumed run changes, and draw what is planned."""
-        self._compare_with_checkpoint(trainer)
-        self.guard.run(self._draw, trainer, pl_module)
+        """Begin the curve, where a resumed run stands on it; say what the resume changes; draw what is planned."""
+        if not any(is_installed(trainer, scheduler) for scheduler in self.schedulers):
+            return
+        run_steps, epoch_steps = run_lengths(trainer, pl_module)
+        schedule = self._schedule(trainer, run_steps, epoch_steps)
+        for scheduler in self.schedulers:
+            scheduler.follow(schedule)
+        self._compare_with_checkpoint(trainer, schedule)
+        self.guard.run(self._draw, trainer, schedule, run_steps)
 
-    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        run_steps = run_lengths(trainer, pl_module)[0]
-        log_figure(trainer, "learning_rate/planned", lambda: self._planned_curve(run_steps), trainer.global_step)
+    def _draw(self, trainer: Trainer, schedule: WarmupCosine, run_steps: int | None) -> None:
+        figure = partial(self._planned_curve, schedule, run_steps)
+        log_figure(trainer, "learning_rate/planned", figure, trainer.global_step)
 
-    def _planned_curve(self, run_steps: int | None) -> "Figure":
+    def _planned_curve(self, schedule: WarmupCosine, run_steps: int | None) -> "Figure":
         """Draw the rates of every optimizer and group, at up to about a thousand steps."""
-        schedule = self.schedulers[0].schedule
         end = max(schedule.total_steps, run_steps or 0)
         corners = {schedule.warmup_steps, schedule.total_steps - 1, schedule.total_steps, end}
         steps = sorted({*range(0, end, max(1, end // 1000)), *corners})
@@ -154,25 +167,31 @@ class WarmupCosineSchedule(Callback):
                 rates[label] = [base_lr * schedule.factor(step) for step in steps]
         return planned_curve(steps, rates, run_steps)
 
-    def _compare_with_checkpoint(self, trainer: Trainer) -> None:
+    def _compare_with_checkpoint(self, trainer: Trainer, schedule: WarmupCosine) -> None:
         """Say where the schedule of the checkpoint and of the arguments differ."""
-        loaded, self._loaded = self._loaded, None
-        # Lightning's learning rate finder loads a checkpoint of its own at step 0.
-        if loaded is None or trainer.global_step == 0:
+        if trainer.global_step == 0:
             return
-        if len(loaded) < len(self.schedulers):
+        loaded = [scheduler.loaded_schedule for scheduler in self.schedulers]
+        if None in loaded:
             rank_zero_warn(
                 "WarmupCosineSchedule: the checkpoint holds no state of this schedule, so its warm-up starts "
                 f"now, at step {trainer.global_step} of the run"
             )
             return
-        scheduler, planned = self.schedulers[0], WarmupCosine(**loaded[0]["schedule"])
-        if planned != scheduler.schedule:
-            step = scheduler.last_epoch
+        try:
+            planned = WarmupCosine(**(loaded[0] or {}))
+        except (TypeError, ArgumentError) as error:
+            rank_zero_warn(
+                "WarmupCosineSchedule: the checkpoint was saved by another version, whose curve cannot be compared "
+                f"with that of the arguments, which goes on ({error})"
+            )
+            return
+        if planned != schedule:
+            step = self.schedulers[0].last_epoch
             rank_zero_info(
                 f"WarmupCosineSchedule: planned for {planned.total_steps} steps when the checkpoint was "
-                f"saved, now for {scheduler.schedule.total_steps}: at step {step} the factor on the learning "
-                f"rate goes from {planned.factor(step):.4g} to {scheduler.schedule.factor(step):.4g}"
+                f"saved, now for {schedule.total_steps}: at step {step} the factor on the learning "
+                f"rate goes from {planned.factor(step):.4g} to {schedule.factor(step):.4g}"
             )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -189,9 +208,8 @@ class WarmupCosineSchedule(Callback):
         self._hooks.clear()
         self.schedulers = []
 
-    def _schedule(self, trainer: Trainer, pl_module: LightningModule) -> WarmupCosine:
+    def _schedule(self, trainer: Trainer, run_steps: int | None, epoch_steps: int | None) -> WarmupCosine:
         """Turn the lengths into optimizer steps of this run."""
-        run_steps, epoch_steps = run_lengths(trainer, pl_module)
         if self.total_steps is None and run_steps is None:
             raise ArgumentError(
                 "total_steps=None: must be given, because this run has no known end "
@@ -231,9 +249,15 @@ class WarmupCosineSchedule(Callback):
         return schedule
 
 
+def _join(trainer: Trainer, scheduler: WarmupCosineLR, *_: Any) -> None:
+    """Put parameter groups that were added since the last step on the curve, before their first step."""
+    if is_installed(trainer, scheduler):
+        scheduler.join_added_groups()
+
+
 def _advance(trainer: Trainer, scheduler: WarmupCosineLR, optimizer: Optimizer, *_: Any) -> None:
     """Move the schedule on after an optimizer's step, if that step was real."""
-    # Others may take the schedule out to set learning rates of their own, as StochasticWeightAveraging does.
-    installed = any(config.scheduler is scheduler for config in trainer.lr_scheduler_configs)
-    if installed and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+    if is_installed(trainer, scheduler) and any(
+        p.grad is not None for group in optimizer.param_groups for p in group["params"]
+    ):
         scheduler.step()

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.batches import first_batch
+from lightning_gradtools._lightning.loop import is_restoring, restores_late
 from lightning_gradtools._lightning.module import eagerly, plain_name
 from lightning_gradtools._lightning.probe import stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
@@ -67,13 +69,31 @@ class WeightInitialization(Callback):
         self.force = force
         self.seed = None if seed is None else integer("seed", seed, at_least=0)
         self.result: Initialization | None = None
+        self._resumes = False
 
     def __repr__(self) -> str:
         return described(self)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget whether another run went on from a checkpoint."""
+        self._resumes = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
+        """Take note that the run goes on from a checkpoint, which is not that of a tuner within it."""
+        self._resumes = self._resumes or is_restoring(trainer)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Initialise, unless the run continues from a checkpoint."""
-        if trainer.ckpt_path is not None:
+        """Initialise, unless the run continues from a checkpoint or nobody knows yet."""
+        if not restores_late(trainer):
+            self._begin(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Initialise where only now it is known whether the run continues from a checkpoint."""
+        if restores_late(trainer):
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumes:
             rank_zero_info("WeightInitialization: the run continues from a checkpoint, its weights stay")
             return
         if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):

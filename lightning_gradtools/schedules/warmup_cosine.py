@@ -110,6 +110,9 @@ class WarmupCosineLR(LRScheduler):
     proportions. The rate is computed from the number of steps and never from the rate before it, so
     ``step()`` repeated k times and ``step(k)`` agree to the last bit however long the run.
 
+    A group that ``add_param_group`` adds later joins: its base learning rate is its ``"initial_lr"`` or, without
+    one, the ``"lr"`` it was added with, as for the groups that the optimizer was made with.
+
     The state is where the schedule stands: the number of steps and the base learning rates. The shape comes
     from the arguments, also on resume: loading a state into a scheduler built with another ``total_steps``
     continues at the same step on the new curve, and writes that learning rate into the optimizer at once. The
@@ -117,42 +120,77 @@ class WarmupCosineLR(LRScheduler):
 
     Args:
         optimizer: the optimizer whose parameter groups' ``lr`` is set.
-        schedule: the shape.
+        schedule: the shape; None while it is not known, for :meth:`follow` to give: until then the groups are
+            left at their base learning rates, or at what the optimizer's own state says.
         last_epoch: the step to continue from, in torch's own meaning and under its name; -1 starts anew.
+
+    Attributes:
+        loaded_schedule: the shape at the time of saving, as in the state; None if no state was loaded.
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: WarmupCosine, last_epoch: int = -1) -> None:
+    def __init__(self, optimizer: Optimizer, schedule: WarmupCosine | None, last_epoch: int = -1) -> None:
         self.schedule = schedule
+        self.loaded_schedule: dict[str, Any] | None = None
         super().__init__(optimizer, last_epoch)
+
+    def follow(self, schedule: WarmupCosine) -> None:
+        """Go on at the same step on the curve of ``schedule``, and write its learning rates into the optimizer."""
+        self.schedule = schedule
+        self._write_rates()
+
+    def join_added_groups(self) -> None:
+        """Put groups that were added to the optimizer on the curve, where the others are."""
+        if len(self.base_lrs) < len(self.optimizer.param_groups):
+            self._write_rates()
 
     def get_lr(self) -> list[float | Tensor]:
         """Return each parameter group's learning rate for the next optimizer step."""
-        factor = self.schedule.factor(self.last_epoch)
+        self._know_added_groups()
+        factor = 1.0 if self.schedule is None else self.schedule.factor(self.last_epoch)
         return [base_lr * factor for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain types, so that a checkpoint loads with ``weights_only=True``."""
-        return {**super().state_dict(), "schedule": asdict(self.schedule)}
+        self._know_added_groups()
+        schedule = self.loaded_schedule if self.schedule is None else asdict(self.schedule)
+        state = {key: value for key, value in super().state_dict().items() if key != "loaded_schedule"}
+        return {**state, "schedule": schedule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the saved step, on the curve of this scheduler's own arguments.
 
+        What another version saved beside that is left out.
+
         Raises:
-            ArgumentError: if the state is of another kind of scheduler or of another number of parameter
-                groups.
+            ArgumentError: if the state is of another kind of scheduler, of another number of parameter
+                groups, or says not where it stands.
         """
         if "schedule" not in state_dict:
             raise ArgumentError(
                 "state_dict: must be the state of a WarmupCosineLR; this one is of another scheduler, whose "
                 "steps may be epochs"
             )
+        if missing := [key for key in ("base_lrs", "last_epoch") if key not in state_dict]:
+            raise ArgumentError(f"state_dict: must say {' and '.join(missing)}; this one was saved by another version")
         if len(state_dict["base_lrs"]) != len(self.optimizer.param_groups):
             raise ArgumentError(
                 f"state_dict: has {len(state_dict['base_lrs'])} parameter groups, must have the optimizer's "
                 f"{len(self.optimizer.param_groups)}"
             )
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "schedule"})
-        # The optimizer's own state, loaded before, holds the rates of the curve it was saved with.
+        own = self.__dict__.keys() - {"optimizer", "schedule", "loaded_schedule"}
+        super().load_state_dict({key: value for key, value in state_dict.items() if key in own})
+        self.loaded_schedule = state_dict["schedule"]
+        if self.schedule is not None:
+            # The optimizer's own state, loaded before, holds the rates of the curve it was saved with.
+            self._write_rates()
+
+    def _know_added_groups(self) -> None:
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            rate = group["lr"]
+            base_lr = group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+            self.base_lrs.append(base_lr.clone() if isinstance(base_lr, Tensor) else base_lr)
+
+    def _write_rates(self) -> None:
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             if isinstance(group["lr"], Tensor):
