@@ -119,7 +119,7 @@ def train(rank: int, ranks: int, words: list[str], folder: str, log: str, aim: t
 
 
 def _arm(hit: Path, where: str, entry: int, delay: float) -> None:
-    """Kill this process ``delay`` seconds after it has entered ``where`` for the ``entry``-th time, and leave ``hit``."""
+    """Leave ``hit`` and kill this process ``delay`` seconds after it entered ``where`` for the ``entry``-th time."""
     from lightning_gradtools.callbacks import last_checkpoint
     from lightning_gradtools.callbacks.gradient_monitor import callback as monitor
     from lightning_gradtools.callbacks.hessian_spectrum import callback as spectrum

@@ -179,7 +179,6 @@ class PathologyDetector(Observer):
             "version": 1,
             "history": self.history.as_dict(),
             "ledger": self._tracker.state_dict(),
-            "moments": {name: value.cpu() for name, value in self._moments.items()},
             "cadence": self._schedule.state_dict(),
             "lasting": self._watch.lasting,
             "file": self._file and self._file.mark(),
@@ -190,6 +189,7 @@ class PathologyDetector(Observer):
         """Return what ranks bring together at the next sample only."""
         return {
             "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
+            "moments": {name: value.cpu() for name, value in self._moments.items()},
             "book": self._statistics.state_dict() if self._statistics is not None else self._saved_statistics,
         }
 
@@ -241,6 +241,7 @@ class PathologyDetector(Observer):
         own = self.own_state(trainer)
         if own is not None:
             self._load_losses(own["losses"])
+            self._moments = dict(own["moments"])
             self._load_statistics(own["book"])
         if trainer.is_global_zero and (self.dirpath or trainer.loggers):
             self._file = FindingsFile(Path(self.dirpath or log_folder(trainer)) / "findings.jsonl")
