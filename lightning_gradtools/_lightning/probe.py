@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools._lightning.module import copied, patched, without_patches
 from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
@@ -23,15 +24,21 @@ from lightning_gradtools.interrupts import held_interrupts
 def stand_in(pl_module: LightningModule) -> Iterator[LightningModule]:
     """Give a copy of the module to run in its place, and restore the random state afterwards.
 
-    The copy has the weights, buffers, metrics and mode of the module; it logs nothing.
+    The copy has the weights, buffers, metrics and mode of the module; it logs nothing, and what it changes on the
+    classes that it shares with the module is put back.
     """
     with without_patches(pl_module):
         twin = copied(pl_module)
     twin.trainer = pl_module.trainer
     for name in ("log", "log_dict"):
         patched(twin, name, _nothing_logged)
-    with isolated_random_state():
-        yield twin
+    restore = Restoration()
+    restore.add(_class_attributes_back(twin))
+    try:
+        with isolated_random_state():
+            yield twin
+    finally:
+        restore()
 
 
 def _nothing_logged(_: Callable[..., None], *__: Any, **___: Any) -> None:
@@ -85,8 +92,8 @@ def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> I
 
     Modules of dropout and batch normalisation are in evaluation mode, all others in their own.
 
-    Put back are: each module's attributes (training mode, counters, the state of metrics), lists, dicts and
-    sets among them, buffers, gradients, and the random state of every device. Nothing is logged. Compiled
+    Put back are: each module's and its class's attributes (training mode, counters, the state of metrics), lists,
+    dicts and sets among them, buffers, gradients, and the random state of every device. Nothing is logged. Compiled
     functions run eagerly, so that no graph is made or thrown away; cuDNN, whose recurrent layers have no
     second derivative, is off if there are any.
 
@@ -97,6 +104,7 @@ def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> I
     restore = Restoration()
     try:
         with isolated_random_state(), torch.compiler.set_stance("force_eager"), _without_cudnn(recurrent):
+            restore.add(_class_attributes_back(pl_module))
             for parameter in pl_module.parameters():
                 restore.add(_gradient_back(parameter))
             for buffer in [*moved, *pl_module.buffers()]:
@@ -169,6 +177,42 @@ def _attributes_back(module: nn.Module) -> Callable[[], None]:
     return undo
 
 
+def _class_attributes_back(pl_module: nn.Module) -> Callable[[], None]:
+    """Put back what the user's own classes count or collect for all of their instances."""
+    theirs = {cls for module in pl_module.modules() for cls in type(module).__mro__ if _is_users(cls)}
+    before = {cls: {name: _copy_of(value) for name, value in vars(cls).items() if _is_data(value)} for cls in theirs}
+
+    def undo() -> None:
+        for cls, attributes in before.items():
+            for name, value in attributes.items():
+                if _identities(vars(cls).get(name)) != _identities(value):
+                    setattr(cls, name, value)
+
+    return undo
+
+
+_LIBRARIES = ("torch", "lightning", "pytorch_lightning", "torchmetrics", "builtins")
+
+
+def _is_users(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] not in _LIBRARIES
+
+
+def _is_data(value: Any) -> bool:
+    return type(value) in (bool, int, float, str, list, dict, set, deque)
+
+
+def _copy_of(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (list, dict, set, deque)) else value
+
+
+def _identities(value: Any) -> Any:
+    """Return what differs if ``value`` does, without asking its parts, which may be tensors, whether they are equal."""
+    if isinstance(value, dict):
+        return [(id(key), id(each)) for key, each in value.items()]
+    return [*map(id, value)] if isinstance(value, (list, deque)) else value
+
+
 def _make_equal(now: dict[str, Any], before: dict[str, Any]) -> None:
     """Put back only what differs: at no moment does anything lack that should be there."""
     for name in now.keys() - before.keys():
@@ -191,6 +235,18 @@ def _give_copies(module: nn.Module) -> None:
     for name, value in list(vars(module).items()):
         if not name.startswith("_") and type(value) in (list, dict, set, deque):
             vars(module)[name] = copy.copy(value)
+
+
+def as_in_training(pl_module: LightningModule) -> AbstractContextManager[None]:
+    """Compute in the precision of training: its autocast, or its default dtype."""
+    context: AbstractContextManager[None] = pl_module.trainer.precision_plugin.forward_context()
+    return context
+
+
+def without_autocast(pl_module: LightningModule) -> AbstractContextManager[None]:
+    """Compute with the default dtype of training, but each operation in the dtype of what it is given."""
+    mixed = is_a(pl_module.trainer.precision_plugin, "MixedPrecision")
+    return nullcontext() if mixed else as_in_training(pl_module)
 
 
 def training_loss(pl_module: LightningModule, batch: Any, batch_idx: int = 0) -> Tensor:

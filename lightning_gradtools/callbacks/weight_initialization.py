@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from lightning_gradtools._lightning.batches import first_batch
 from lightning_gradtools._lightning.loop import is_restoring, restores_late
 from lightning_gradtools._lightning.module import eagerly, plain_name
-from lightning_gradtools._lightning.probe import stand_in, training_loss
+from lightning_gradtools._lightning.probe import as_in_training, stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.initialization import (
     NOT_DEFAULT,
@@ -110,7 +110,8 @@ class WeightInitialization(Callback):
 
         def run(module: LightningModule) -> None:
             if module.automatic_optimization:
-                training_loss(module, batch)
+                with as_in_training(module):
+                    training_loss(module, batch)
             elif module.example_input_array is not None:
                 module(module.example_input_array)
             else:

@@ -20,7 +20,7 @@ from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions
+from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions, without_autocast
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
@@ -435,7 +435,8 @@ class HessianSpectrum(Observer):
             if not torch.equal(tensor, value):
                 tensor.data.copy_(value)
         torch.manual_seed(self.seed)
-        return training_loss(pl_module, kept(batch), batch_idx)
+        with without_autocast(pl_module):
+            return training_loss(pl_module, kept(batch), batch_idx)
 
     def _attention(self) -> AbstractContextManager[None]:
         kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lightning_gradtools._lightning.probe import stand_in, training_loss
+from lightning_gradtools._lightning.probe import as_in_training, stand_in, training_loss
 from lightning_gradtools.pytree import tree_flatten_with_path, tree_leaves
 
 
@@ -75,7 +75,8 @@ def search(pl_module: LightningModule, batch: Any) -> Origin:
         for name, module in twin.named_modules():
             if name and next(module.children(), None) is None:
                 module.register_forward_hook(partial(_record, calls, name))
-        loss = training_loss(twin, batch)
+        with as_in_training(twin):
+            loss = training_loss(twin, batch)
         if not finite(loss):
             return _in_forward(calls, batch)
         loss.sum().backward()
