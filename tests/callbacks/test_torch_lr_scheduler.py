@@ -226,7 +226,7 @@ def test_more_steps_than_the_derived_length_stay_at_the_last_rate_of_one_cycle(f
     assert used == pytest.approx([end] * 2)
     fit(Net(), TorchLRScheduler(one_cycle), Save(tmp_path), accumulate_grad_batches=3)
     used = fit(Net(), TorchLRScheduler(one_cycle), ckpt_path=tmp_path / "2.ckpt", accumulate_grad_batches=1)
-    assert len(used) == TOTAL - BATCHES
+    assert len(used) == TOTAL - 8  # two steps were made when eight batches were seen
     assert used == by_torch_from(2, partial(one_cycle, total_steps=TOTAL), len(used) + 2)
 
 
