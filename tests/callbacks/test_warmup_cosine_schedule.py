@@ -513,17 +513,29 @@ def test_stochastic_weight_averaging_takes_over(fit):
 @pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
 @pytest.mark.parametrize("averaging_first", [True, False])
 def test_a_run_resumes_before_and_after_weight_averaging_began(fit, tmp_path, averaging_first):
-    def run(*others, **settings):
+    """As with a scheduler of the module's own: on a resume within an epoch, Lightning's averaging goes on in the next."""
+    factor = WarmupCosine(40, warmup_steps=5).factor
+
+    def by_lightning(optimizer):
+        return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+
+    def run(folder, own, ckpt_path=None):
         averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=2)
-        callbacks = [averaging, WarmupCosineSchedule(warmup_steps=5)]
-        used, _ = fit(Net(), *(callbacks if averaging_first else callbacks[::-1]), *others, max_epochs=4, **settings)
+        callbacks = [averaging, *([] if own else [WarmupCosineSchedule(warmup_steps=5)]), SaveEvery(folder)]
+        module = Net(scheduler=by_lightning if own else None)
+        used, _ = fit(module, *callbacks[:: 1 if averaging_first else -1], max_epochs=4, ckpt_path=ckpt_path)
         return used[0]
 
-    used = run(SaveEvery(tmp_path))
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    used = run(ours, own=False)
+    assert used == run(theirs, own=True)
     for step in (7, 13, 25, 31):
-        assert run(ckpt_path=tmp_path / f"{step}.ckpt") == used[step:]
+        resumed = run(tmp_path / "again", own=False, ckpt_path=ours / f"{step}.ckpt")
+        assert resumed == run(tmp_path / "again", own=True, ckpt_path=theirs / f"{step}.ckpt")
+        assert resumed == used[step:] or 10 < step < 30
 
 
+@pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
 def test_the_epoch_that_weight_averaging_adds_for_batch_norm_is_not_of_the_schedule(fit):
     class Normed(Net):
         def __init__(self):
