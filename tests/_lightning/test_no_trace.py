@@ -1,5 +1,6 @@
 """Training sees the batches, and ends with the weights, that it would have without a probe."""
 
+import math
 import queue
 from functools import partial
 
@@ -12,7 +13,13 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.callbacks import GradientCheck, HessianSpectrum, PathologyDetector, WeightInitialization
+from lightning_gradtools.callbacks import (
+    GradientCheck,
+    GradientMonitor,
+    HessianSpectrum,
+    PathologyDetector,
+    WeightInitialization,
+)
 
 
 def examples():
@@ -125,7 +132,7 @@ def test_initial_weights_are_refused_where_a_batch_could_only_be_taken_from_trai
 
 
 class Penalised(Regression):
-    """A derivative inside the loss, as of a gradient penalty."""
+    """A derivative inside the loss, as of a gradient penalty; and one by the weights, as of a learned rate."""
 
     def __init__(self):
         super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
@@ -135,6 +142,7 @@ class Penalised(Regression):
         x = x.clone().requires_grad_()
         out = self.net(x)
         (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+        torch.autograd.grad(out.mean(), list(self.net.parameters()), retain_graph=True, allow_unused=True)
         return F.mse_loss(out, y) + slope.square().sum(1).mean()
 
 
@@ -221,3 +229,77 @@ def test_a_teacher_that_is_moved_before_its_use_is_not_called_wrong():
 
     with pytest.warns(UserWarning, match=r"cannot check Early: .*moves frozen weights \(teacher\.0\.bias\)"):
         train(partial(loader, batches()), GradientCheck(), module_type=Early)
+
+
+class Counted(Regression):
+    """Counts and collects on its class, where all of its instances see it."""
+
+    calls, losses = 0, []
+
+    def training_step(self, batch, batch_idx):
+        type(self).calls += 1
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.detach())
+        return loss
+
+
+@pytest.mark.parametrize("make", [OBSERVERS["spectrum"], GradientCheck, WeightInitialization])
+def test_what_a_class_counts_counts_training_only(make, monkeypatch):
+    monkeypatch.setattr(Counted, "calls", 0)
+    monkeypatch.setattr(Counted, "losses", [])
+    train(LOADERS["generator"], make(), module_type=Counted)
+    assert Counted.calls == len(Counted.losses) == 6
+
+
+@pytest.mark.parametrize("make", [OBSERVERS["spectrum"], GradientCheck, WeightInitialization])
+def test_a_probe_has_the_default_dtype_of_training(make):
+    class MakesTensors(Recording):
+        def training_step(self, batch, batch_idx):
+            assert torch.get_default_dtype() == torch.float64
+            return super().training_step(batch, batch_idx)
+
+    callback = make()
+    train(LOADERS["generator"], callback, module_type=MakesTensors, precision="64-true")
+    assert getattr(callback, "failure", None) is None
+    assert getattr(callback, "history", True)
+    assert getattr(callback, "result", True)
+
+
+def test_the_search_for_a_nan_computes_in_the_precision_of_training():
+    class Overflowing(Regression):
+        def training_step(self, batch, batch_idx):
+            out = self.net(batch[0])
+            return out.float().mean() + (math.nan if out.dtype == torch.bfloat16 else 0.0)
+
+    detector = PathologyDetector(on_critical="log", on_warning="log", table=False)
+    train(LOADERS["generator"], detector, module_type=Overflowing, precision="bf16-mixed")
+    assert [event.direction for event in detector.history.nonfinite] == ["loss"]  # and not "unknown": it came again
+
+
+def test_gradients_inside_the_loss_are_not_those_of_the_loss():
+    detector = PathologyDetector(every_n_steps=1, on_warning="log", on_critical="log", table=False)
+    train(lambda: loader(batches()), detector, module_type=Penalised)
+    torch.manual_seed(0)
+    reference, outputs = Penalised(), []
+    for layer in (reference.net[0], reference.net[2]):
+        layer.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    loss = reference.training_step(batches()[0], 0)
+    expected = [gradient.norm().item() for gradient in torch.autograd.grad(loss, outputs)]
+    layers = detector.history.observations[0].layers
+    assert [layer.backward for layer in layers] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_noise_scale_does_not_count_gradients_inside_the_loss():
+    run = trainer(GradientMonitor(1, noise_scale=True), accumulate_grad_batches=2, max_steps=1)
+    torch.manual_seed(0)
+    run.fit(Penalised(), loader(batches()), loader(batches(2)))
+    torch.manual_seed(0)
+    reference = Penalised()
+    gradients = [
+        torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, list(reference.parameters()))])
+        for loss in (reference.training_step(batch, 0) for batch in batches()[:2])
+    ]
+    small, large = sum(each.square().sum() for each in gradients) / 2, (sum(gradients) / 2).square().sum()
+    metrics = run.callback_metrics
+    assert metrics["grad_noise/signal"].item() == pytest.approx((2 * large - small).item(), rel=1e-4)
+    assert metrics["grad_noise/trace"].item() == pytest.approx((16 * (small - large)).item(), rel=1e-4)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.runs import Regression, batches, trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim import lr_scheduler
 
 import lightning_gradtools
@@ -107,6 +108,19 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_is_the_run_that_was_not_interru
         assert resumed[0] == seen[position:]
         assert resumed[1] == rates[position:]
         assert torch.equal(resumed[2], weights)
+
+
+@pytest.mark.parametrize("name", ["TorchLRScheduler", "WarmupCosineSchedule", "WeightInitialization"])
+def test_where_the_checkpoint_is_read_after_fit_start(train, name):
+    """As under FSDP and ModelParallelStrategy."""
+
+    class Late(SingleDeviceStrategy):
+        restore_checkpoint_after_setup = True
+
+    seen, rates, weights = train(CALLBACKS[name](), save=True, strategy=Late(device="cpu"))
+    resumed = train(CALLBACKS[name](), ckpt_path=BATCHES + 3, strategy=Late(device="cpu"))
+    assert (resumed[0], resumed[1]) == (seen[BATCHES + 3 :], rates[BATCHES + 3 :])
+    assert torch.equal(resumed[2], weights)
 
 
 @pytest.mark.parametrize("name", ["TorchLRScheduler", "WarmupCosineSchedule"])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
@@ -385,6 +387,77 @@ def test_the_checkpoint_of_another_scheduler_is_refused(fit, tmp_path):
         fit(Net(), WarmupCosineSchedule(5), ckpt_path=tmp_path / "12.ckpt")
 
 
+@resuming
+def test_an_older_or_foreign_state_ends_in_one_line(fit, checkpoints, tmp_path):
+    folder, used = checkpoints
+
+    def resume(change):
+        checkpoint = torch.load(folder / "12.ckpt", weights_only=False)
+        change(checkpoint["lr_schedulers"][0])
+        torch.save(checkpoint, folder / "changed.ckpt")
+        return fit(Net(), WarmupCosineSchedule(warmup_steps=5), max_epochs=3, ckpt_path=folder / "changed.ckpt")[0][0]
+
+    for key in ("base_lrs", "last_epoch"):
+        with pytest.raises(
+            ArgumentError, match=rf"^state_dict: must say {key}; this one was saved by another version$"
+        ):
+            resume(lambda state, key=key: state.pop(key))
+    assert resume(lambda state: state.update(unknown=1)) == used[12:]
+    assert resume(lambda state: state.pop("_step_count")) == used[12:]
+    for change in (lambda shape: shape.update(unknown=1), lambda shape: shape.pop("total_steps")):
+        with pytest.warns(UserWarning, match="saved by another version, whose curve cannot be compared"):
+            assert resume(lambda state, change=change: change(state["schedule"])) == used[12:]
+
+
+@resuming
+@pytest.mark.parametrize("settings", [{"accumulate_grad_batches": 2}, {"limit_train_batches": 5}])
+def test_with_other_steps_an_epoch_the_curve_is_that_of_a_run_that_had_them_from_its_start(fit, checkpoints, settings):
+    folder, _ = checkpoints
+    resumed, _ = fit(Net(), WarmupCosineSchedule(5), max_epochs=4, ckpt_path=folder / "10.ckpt", **settings)
+    steps = 4 * 5
+    assert resumed[0] == curve(WarmupCosine(steps, warmup_steps=5), range(10, 10 + len(resumed[0])))
+
+
+# ---- groups added while training
+
+
+class Grows(Net):
+    """A backbone that the optimizer does not have at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(self.backbone(batch), batch_idx)
+
+
+class Unfreeze(BaseFinetuning):
+    """Adds the backbone after the first epoch, at a rate of 0.04."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.backbone)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.backbone, optimizer, lr=0.04)
+
+
+@resuming
+@pytest.mark.parametrize("unfreeze_first", [True, False])
+def test_a_group_that_is_added_joins_with_its_own_base_rate_also_over_a_resume(fit, tmp_path, unfreeze_first):
+    def run(*others, **settings):
+        callbacks = [Unfreeze(), WarmupCosineSchedule(warmup_steps=5)]
+        used, _ = fit(Grows(), *(callbacks if unfreeze_first else callbacks[::-1]), *others, **settings)
+        return used[0]
+
+    used, schedule = run(SaveEvery(tmp_path)), WarmupCosine(20, warmup_steps=5)
+    rates = curve(schedule, range(20))
+    assert used == rates[:10] + [[*rates[k], 0.04 * schedule.factor(k)] for k in range(10, 20)]
+    for step in (9, 11, 15):
+        assert run(ckpt_path=tmp_path / f"{step}.ckpt") == used[step:]
+
+
 # ---- with others
 
 
@@ -434,6 +507,53 @@ def test_stochastic_weight_averaging_takes_over(fit):
     used, _ = fit(Net(), WarmupCosineSchedule(warmup_steps=5), averaging, max_epochs=4)
     assert used[0][:BATCHES] == curve(WarmupCosine(40, warmup_steps=5), range(BATCHES))
     assert used[0][-BATCHES:] == [[0.05, 0.05]] * BATCHES
+
+
+@resuming
+@pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
+@pytest.mark.parametrize("averaging_first", [True, False])
+def test_a_run_resumes_before_and_after_weight_averaging_began(fit, tmp_path, averaging_first):
+    """As with a scheduler of the module's own: on a resume within an epoch, Lightning's averaging goes on in the next."""
+    factor = WarmupCosine(40, warmup_steps=5).factor
+
+    def by_lightning(optimizer):
+        return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+
+    def run(folder, own, ckpt_path=None):
+        averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2, annealing_epochs=2)
+        callbacks = [averaging, *([] if own else [WarmupCosineSchedule(warmup_steps=5)]), SaveEvery(folder)]
+        module = Net(scheduler=by_lightning if own else None)
+        used, _ = fit(module, *callbacks[:: 1 if averaging_first else -1], max_epochs=4, ckpt_path=ckpt_path)
+        return used[0]
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    used = run(ours, own=False)
+    assert used == run(theirs, own=True)
+    for step in (7, 13, 25, 31):
+        resumed = run(tmp_path / "again", own=False, ckpt_path=ours / f"{step}.ckpt")
+        assert resumed == run(tmp_path / "again", own=True, ckpt_path=theirs / f"{step}.ckpt")
+        assert resumed == used[step:] or 10 < step < 30
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
+def test_the_epoch_that_weight_averaging_adds_for_batch_norm_is_not_of_the_schedule(fit):
+    class Normed(Net):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=3)
+    used, _ = fit(Normed(), averaging, WarmupCosineSchedule(warmup_steps=5), max_epochs=3)
+    assert used[0][:20] == curve(WarmupCosine(30, warmup_steps=5), range(20))
+
+
+@resuming
+def test_a_run_under_an_average_of_weights_resumes(fit, tmp_path):
+    def run(*others, **settings):
+        return fit(Net(), EMAWeightAveraging(), WarmupCosineSchedule(warmup_steps=5), *others, **settings)[0][0]
+
+    used = run(SaveEvery(tmp_path))
+    assert run(ckpt_path=tmp_path / "13.ckpt") == used[13:] == curve(WarmupCosine(20, warmup_steps=5), range(13, 20))
 
 
 @pytest.mark.parametrize("finder_first", [True, False])

@@ -3,6 +3,8 @@ import warnings
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.compile import from_compiled
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -269,3 +271,26 @@ def test_bad_arguments_are_named(arguments):
     (name,) = arguments
     with pytest.raises(ArgumentError, match=rf"^{name}="):
         WeightInitialization(**arguments)
+
+
+def test_the_checkpoint_of_lightnings_tuner_is_no_resume(fit):
+    finder = LearningRateFinder(min_lr=1e-6, num_training_steps=5, early_stop_threshold=None, update_attr=False)
+    callback = WeightInitialization("xavier", force=True)
+    fit(Net(), finder, callback)
+    assert callback.result is not None
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_where_the_checkpoint_is_read_after_fit_start_the_weights_of_a_resumed_run_stay(fit, tmp_path, resumed):
+    """As under FSDP and ModelParallelStrategy."""
+
+    class Late(SingleDeviceStrategy):
+        restore_checkpoint_after_setup = True
+
+    first = Net()
+    fit(first).save_checkpoint(tmp_path / "end.ckpt")
+    net, callback = Net(), WeightInitialization("xavier", force=True)
+    path = tmp_path / "end.ckpt" if resumed else None
+    fit(net, callback, max_epochs=2, ckpt_path=path, strategy=Late(device="cpu"))
+    assert (callback.result is None) == resumed
+    assert torch.equal(net.net[0].weight, first.net[0].weight) == resumed
