@@ -46,7 +46,13 @@ EVERYTHING = (
     "callbacks.gradient_check.on_failure=warn",
     "callbacks.last_checkpoint.every_minutes=0.002",
 )
-SHORT_GPT = ("experiment=gpt_warmup", "trainer.max_steps=60", "trainer.val_check_interval=20")
+SHORT_GPT = (
+    "experiment=gpt_warmup",
+    "trainer.max_steps=60",
+    "trainer.val_check_interval=20",
+    "data.batch_size=8",
+    "data.max_chars=200000",
+)
 
 
 @dataclass(frozen=True)
@@ -274,6 +280,8 @@ def result(folder: Path) -> dict[str, Any]:
                         series[value.tag][event.step].add(value.simple_value)
                     elif value.tensor.float_val:
                         series[value.tag][event.step].add(value.tensor.float_val[0])
+    for tag in [tag for tag in series if tag.startswith("test/") or tag == "epoch"]:
+        del series[tag]  # of the test after training, which is not made again where a kill came in it
     findings = folder / "tensorboard" / "findings.jsonl"
     found = {
         "checkpoint": checkpoint,
