@@ -20,8 +20,10 @@ from lightning_gradtools._lightning.checkpoints import (
 )
 from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.flavour import is_a
-from lightning_gradtools._lightning.loop import is_accumulating
+from lightning_gradtools._lightning.loop import is_accumulating, is_broken_off
+from lightning_gradtools._lightning.random_state import go_on_from, random_state
 from lightning_gradtools.arguments import ArgumentError, described, number
+from lightning_gradtools.distributed import gather_objects
 
 
 class LastCheckpoint(Checkpoint):
@@ -35,6 +37,9 @@ class LastCheckpoint(Checkpoint):
 
     A Ctrl-C waits for the end of the batch, because a state in the middle of one cannot be gone on from; a second one
     does not wait. What is there stays whole until the new checkpoint is: a kill at any moment leaves one to go on from.
+
+    A checkpoint also holds the global random state of each rank (Python, NumPy, torch, CUDA), which Lightning's do not,
+    so that dropout goes on with the numbers that it would have drawn.
 
     Nothing is saved where that would be a state that never was: if an exception comes while the optimizer changes the
     weights, the checkpoint before stays. With shards of the weights on several ranks (FSDP, tensor parallelism) an
@@ -67,6 +72,7 @@ class LastCheckpoint(Checkpoint):
         self._trains = False
         self._changing: int | None = None  # the step before the one which the optimizer is taking
         self._interrupt = _HeldInterrupt()
+        self._random: list[Any] | None = None  # what a checkpoint says of the random state
 
     def __repr__(self) -> str:
         return described(self)
@@ -74,7 +80,22 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin a run."""
         if stage == "fit":
-            self._saved_at, self._changing, self._trains = None, None, False
+            self._saved_at, self._changing, self._trains, self._random = None, None, False, None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the random state of all ranks; of this one where others may not be here."""
+        own = random_state()
+        states = [own] if is_broken_off(trainer) else gather_objects(own)
+        checkpoint["callbacks"][self.state_key] = {"version": 1, "random": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random state for when training goes on."""
+        self._random = state_dict.get("random")
+
+    def _restore_random_state(self, trainer: Trainer) -> None:
+        states, self._random = self._random, None
+        if states is not None and len(states) == trainer.world_size:
+            go_on_from(states[trainer.global_rank])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to hold a Ctrl-C back."""
@@ -84,6 +105,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """From the first batch on there is something to save."""
+        self._restore_random_state(trainer)
         self._trains = True
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -110,6 +132,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch before: what Lightning does after its last hook belongs to it, as a step on a plateau."""
+        self._restore_random_state(trainer)
         if self._trains:
             self._save(trainer)
         self._interrupt.let_through(trainer)

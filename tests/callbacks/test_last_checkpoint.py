@@ -1,18 +1,23 @@
 """However a run ends, what is on disk is its newest state, and going on from there gives what an unbroken run gives."""
 
 import os
+import random
+import shutil
 import signal
 import time
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+import torch.nn.functional as F
+from helpers.runs import Regression, batches, loader, trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_gradtools import LastCheckpoint, PathologyDetector
 from lightning_gradtools.arguments import ArgumentError
-from tests.helpers.runs import Regression, batches, loader, trainer
+from lightning_gradtools.tasks.data.loading import TensorPairs, batch_loader
 
 EPOCH = 6  # batches
 
@@ -366,3 +371,46 @@ def test_arguments_are_checked():
     with pytest.raises(ArgumentError, match="dirpath='s3://bucket': must be a folder on a local disk"):
         LastCheckpoint("s3://bucket")
     assert repr(LastCheckpoint("runs", every_minutes=2)) == "LastCheckpoint(dirpath='runs', every_minutes=2)"
+
+
+class Dropping(Regression):
+    """What it computes depends on the random numbers of torch, NumPy and Python."""
+
+    def training_step(self, batch, batch_idx):
+        noise = float(np.random.rand()) + random.random()  # noqa: NPY002
+        return F.dropout(super().training_step(batch, batch_idx).expand(8), 0.5).mean() * (1 + noise)
+
+
+def test_dropout_goes_on_with_the_numbers_that_it_would_have_drawn(tmp_path):
+    def run(saves=None, ckpt_path=None):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(1 if ckpt_path is None else 2)
+        module = Dropping()
+        more = [] if saves is None else [Copies(saves)]
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            log_every_n_steps=1,
+            callbacks=[LastCheckpoint(tmp_path / "last", every_minutes=0), *more],
+        )
+        x, y = (torch.cat(part) for part in zip(*batches(), strict=True))
+        trainer.fit(module, batch_loader(TensorPairs(x, y), 8, shuffle_seed=0), loader(batches(2)), ckpt_path=ckpt_path)
+        return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+
+    class Copies(Callback):
+        """Keeps each of the checkpoints, as a kill might come after any."""
+
+        def __init__(self, folder):
+            self.folder = folder
+            folder.mkdir()
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            last = tmp_path / "last" / "last.ckpt"
+            if last.exists():
+                shutil.copy(last, self.folder / f"{trainer.global_step}.ckpt")
+
+    whole = run(saves=tmp_path / "saved")
+    saved = sorted((tmp_path / "saved").iterdir())
+    assert len(saved) == 11
+    for checkpoint in saved:
+        assert torch.equal(run(ckpt_path=checkpoint), whole), checkpoint.name
