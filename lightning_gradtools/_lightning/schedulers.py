@@ -112,8 +112,8 @@ def adopt_length(scheduler: LRScheduler, planned: LRScheduler) -> None:
 
     They are those of the formula: torch computes the rate from the one before it, which was another curve's.
     """
-    for key in _OF_LENGTH[type(scheduler).__name__]:
-        setattr(scheduler, key, getattr(planned, key))
+    state = planned.state_dict()
+    scheduler.load_state_dict({key: state[key] for key in _OF_LENGTH[type(scheduler).__name__]})
     write_rates(scheduler)
 
 

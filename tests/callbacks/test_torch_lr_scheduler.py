@@ -224,6 +224,10 @@ def test_more_steps_than_the_derived_length_stay_at_the_last_rate_of_one_cycle(f
     used = fit(Net(), TorchLRScheduler(one_cycle), ckpt_path=tmp_path / "7.ckpt", **fewer)
     end = by_torch(partial(one_cycle, total_steps=4), 4)[-1]
     assert used == pytest.approx([end] * 2)
+    used = fit(Net(), TorchLRScheduler(one_cycle), ckpt_path=tmp_path / "6.ckpt", accumulate_grad_batches=3)
+    planned = by_torch(partial(one_cycle, total_steps=2 * EPOCHS), 2 * EPOCHS)
+    assert used == pytest.approx(planned[6:] + planned[-1:] * (len(used) - 2))
+    assert len(used) == 6
     fit(Net(), TorchLRScheduler(one_cycle), Save(tmp_path), accumulate_grad_batches=3)
     used = fit(Net(), TorchLRScheduler(one_cycle), ckpt_path=tmp_path / "2.ckpt", accumulate_grad_batches=1)
     assert len(used) == TOTAL - 8  # two steps were made when eight batches were seen

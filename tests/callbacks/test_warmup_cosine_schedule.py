@@ -513,7 +513,7 @@ def test_stochastic_weight_averaging_takes_over(fit):
 @pytest.mark.filterwarnings("ignore:Swapping scheduler", "ignore:SWA is currently only supported")
 @pytest.mark.parametrize("averaging_first", [True, False])
 def test_a_run_resumes_before_and_after_weight_averaging_began(fit, tmp_path, averaging_first):
-    """As with a scheduler of the module's own: after a resume within an epoch, averaging goes on in the next."""
+    """As with a scheduler of the module's own: resumed within an epoch, Lightning's averaging goes on in the next."""
     factor = WarmupCosine(40, warmup_steps=5).factor
 
     def by_lightning(optimizer):
