@@ -78,6 +78,9 @@ class HessianSpectrum(Observer):
                                                                                                    only
     ===============================================  ============================================  ============
 
+    An eigenvalue that the Hessian has several times is logged once, and the next distinct one after it
+    (``hessian_spectrum(multiplicity=True)`` counts copies).
+
     ``trainer.callback_metrics`` holds all of them too. Densities, eigenvalues and bounds of each computation
     are kept as arrays in ``<log folder>/hessian_spectrum/step_<n>.npz`` if ``density``. Steps are Lightning's
     own logging steps.
@@ -96,7 +99,7 @@ class HessianSpectrum(Observer):
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
-    ranks; one that is interrupted (Ctrl-C) is given up, and training goes on.
+    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention

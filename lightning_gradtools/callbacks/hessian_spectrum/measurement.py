@@ -108,6 +108,7 @@ class SpectrumMeasurement:
             density_products=settings.density,
             start=_fitting(self._vectors, operator),
             max_basis=max(60, settings.trace // 2),
+            memory=settings.memory,
             progress=self._progress(),
             rtol=settings.rtol,
             generator=generator,
@@ -119,7 +120,7 @@ class SpectrumMeasurement:
         if settings.stability and probe.optimizer is not None:
             sharpness = values.get("curvature/sharpness")
             values |= self._part(
-                "curvature/stability", lambda: self._stability(probe, operator, sharpness, begun, generator)
+                "curvature/stability", partial(self._stability, probe, operator, sharpness, begun, generator)
             )
         values["curvature/gradients"] = operator.gradients_spent
         del operator  # and its graph
@@ -156,6 +157,7 @@ class SpectrumMeasurement:
                 which="algebraic",
                 meter=Meter(metric, self._settings.budget, begun, shared=probe.several),
                 start=_fitting(self._preconditioned_vectors, metric),
+                memory=self._settings.memory,
                 rtol=self._settings.rtol,
                 generator=generator,
                 keep_vectors=True,
@@ -199,7 +201,13 @@ class SpectrumMeasurement:
             block = self._operator(probe, parameters)
             meter = Meter(block, settings.budget, time.perf_counter(), shared=probe.several)
             found = operator_spectrum(
-                block, top_k=1, rtol=settings.rtol, which=settings.which, meter=meter, generator=generator
+                block,
+                top_k=1,
+                rtol=settings.rtol,
+                which=settings.which,
+                meter=meter,
+                memory=settings.memory,
+                generator=generator,
             )
             return {key: float(found.eigenvalues[0])} if len(found.eigenvalues) else {}
 

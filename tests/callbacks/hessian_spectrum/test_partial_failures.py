@@ -204,8 +204,8 @@ def test_a_failure_leaves_no_graph_and_no_basis_behind(monkeypatch):
         def matvec(self, vector):
             held.append(weakref.ref(self))
             self.products += 1
-            if self.products == 5:
-                raise ArithmeticError("the fifth product")
+            if self.products == 3:
+                raise ArithmeticError("the third product")
             return super().matvec(vector)
 
     step = Lanczos.step
@@ -217,9 +217,9 @@ def test_a_failure_leaves_no_graph_and_no_basis_behind(monkeypatch):
     monkeypatch.setattr(method, "RetainedHessian", Failing)
     monkeypatch.setattr(Lanczos, "step", watched)
     callback = HessianSpectrum(every_n_steps=2)
-    with pytest.warns(UserWarning, match="the fifth product"):
+    with pytest.warns(UserWarning, match="the third product"):
         fit(Watching(smooth, torch.optim.SGD), callback)
-    assert len(held) > 15
+    assert len(held) >= 10
     assert alive
     assert alive[0] == 0
 
