@@ -99,7 +99,8 @@ class HessianSpectrum(Observer):
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
-    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is interrupted (Ctrl-C) is given up, and training goes on.
+    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is
+    interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
