@@ -13,9 +13,11 @@ from lightning_gradtools.curvature.eigensolver import complete, eigenpairs, reso
 from lightning_gradtools.curvature.lanczos import Lanczos
 from lightning_gradtools.curvature.method import hessian_operator
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction
+from lightning_gradtools.curvature.parameter_space import ParameterSpace
 from lightning_gradtools.curvature.quadrature import estimate_density, estimate_trace
 from lightning_gradtools.curvature.relaxation import RelaxedProducts
 from lightning_gradtools.curvature.spectrum import Spectrum
+from lightning_gradtools.distributed import largest_over_ranks
 
 _TRACE_PRODUCTS = 100
 _DENSITY_PRODUCTS = 500
@@ -67,12 +69,14 @@ def hessian_spectrum(
             found is returned, marked as not converged. It is checked before each product.
         generator: of the random vectors, on the host; None is torch's own.
         keep_vectors: whether to return the eigenvectors.
-        multiplicity: whether to look for further copies of multiple eigenvalues, which one starting vector
-            cannot show, and for any that it missed; about twice the price.
+        multiplicity: whether to look for further copies of multiple eigenvalues, and for any that were missed; about
+            twice the price. One starting vector shows a repeated eigenvalue once, so without this the values after it
+            are the next distinct ones.
         max_basis: vectors of the size of ``params`` to keep; beyond them the iteration restarts with the best
             half. None is 4 top_k + 40.
         offload: whether to keep them on the host.
-        memory: bytes that graphs may hold; see ``AutomaticHessian``.
+        memory: bytes that graphs may hold (see ``AutomaticHessian``), and by themselves the vectors that are kept on
+            the device; but top_k + 2 vectors are kept at least, and 50 by each probe of the density.
         average_ranks: whether every rank has its own data and a loss of its own, as under DDP, and the
             Hessian is that of their mean. All ranks must call.
         progress: called after each product with the products spent and the largest relative error estimate.
@@ -106,6 +110,7 @@ def hessian_spectrum(
         keep_vectors=keep_vectors,
         multiplicity=multiplicity,
         max_basis=room,
+        memory=memory,
         storage=torch.device("cpu") if offload else None,
         progress=progress,
     )
@@ -125,12 +130,15 @@ def operator_spectrum(
     keep_vectors: bool = False,
     multiplicity: bool = False,
     max_basis: int = 60,
+    memory: int | None = None,
     storage: torch.device | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Spectrum:
     """Return the spectrum of any symmetric operator; the arguments are those of :func:`hessian_spectrum`."""
     counted = CountedProducts(operator)
     relaxed = RelaxedProducts(counted, rtol, meter)
+    if memory is not None and storage is None:
+        max_basis = min(max_basis, max(_rows_within(memory, counted.space), top_k + 2))
 
     def iteration(first: Tensor, relaxed: RelaxedProducts | None) -> Lanczos:
         return Lanczos(
@@ -191,8 +199,17 @@ def operator_spectrum(
         method=operator.name + relaxed.account(),
         converged=found.converged,
         resolution=found.resolution,
+        multiplicity=multiplicity,
         gradient_cosine=_cosine(gradient, found.vectors, counted),
     )
+
+
+def _rows_within(memory: int, space: ParameterSpace) -> int:
+    """Return how many vectors ``memory`` bytes hold twice, as while room for them grows, beside the next direction."""
+    row = space.numel * torch.finfo(space.dtype).bits // 8
+    if space.sharded:  # ranks restart together
+        row = int(largest_over_ranks(torch.tensor([float(row)], device=space.device)))
+    return memory // (2 * row) - 1
 
 
 def _cosine(gradient: Tensor | None, vectors: Tensor, operator: CurvatureOperator) -> float:

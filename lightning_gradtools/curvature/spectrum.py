@@ -76,6 +76,8 @@ class Spectrum:
         converged: whether each eigenvalue is within the tolerance asked for, by the error that its residual and
             the gap to its neighbours imply.
         resolution: eigenvalues smaller than this cannot be told from zero.
+        multiplicity: whether further copies of repeated eigenvalues were looked for; if not, each is there once,
+            however often the operator has it.
         gradient_cosine: length of the gradient's projection on the eigenvectors over its own; NaN if unknown.
     """
 
@@ -93,6 +95,7 @@ class Spectrum:
     converged: bool
     resolution: float = 0.0
     gradient_cosine: float = float("nan")
+    multiplicity: bool = False
 
     @property
     def condition_number(self) -> float:

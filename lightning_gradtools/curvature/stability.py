@@ -1,5 +1,6 @@
 """How large learning rate × sharpness may be before an optimizer oscillates."""
 
+import inspect
 from dataclasses import dataclass
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -31,17 +32,24 @@ def stability_bound(optimizer: Optimizer) -> StabilityBound | None:
 
     Dampening scales the steps, and so the bound, like a smaller learning rate.
 
-    It is known for exactly the classes SGD, Adam and AdamW. Others have the same settings and another step: Muon
-    Nesterov momentum, RAdam, NAdam and schedule-free Adam ``betas``; so may their subclasses.
+    It is known for the steps of SGD, Adam and AdamW, by whichever class they are inherited. Optimizers with a step of
+    their own may have the same settings: Muon Nesterov momentum, RAdam, NAdam and schedule-free Adam ``betas``. There
+    is none for ``maximize``, nor at a dampening of 1, where later gradients have no part in a step.
     """
-    kind = type(optimizer)
-    if kind not in (SGD, Adam, AdamW):
+    kind = next((kind for kind in (SGD, AdamW, Adam) if _takes_the_step_of(kind, optimizer)), None)
+    if kind is None or any(group["maximize"] for group in optimizer.param_groups):
         return None
     group = max(optimizer.param_groups, key=lambda group: float(group["lr"]))
     rate = float(group["lr"])
     if kind is SGD:
         beta = float(group["momentum"])
         bound = (2 + 2 * beta) / (1 + 2 * beta if group["nesterov"] else 1)
-        return StabilityBound(rate, bound / (1 - float(group["dampening"])) if beta else 2.0, False)
+        share = 1 - float(group["dampening"]) if beta else 1.0
+        return StabilityBound(rate, bound / share, False) if share > 0 else None
     beta = float(group["betas"][0])
     return StabilityBound(rate, (2 + 2 * beta) / (1 - beta), True)
+
+
+def _takes_the_step_of(kind: type[Optimizer], optimizer: Optimizer) -> bool:
+    # torch puts a wrapper of the inherited step on a subclass at its first instance
+    return isinstance(optimizer, kind) and inspect.unwrap(type(optimizer).step) is inspect.unwrap(kind.step)

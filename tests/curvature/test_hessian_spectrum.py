@@ -299,3 +299,16 @@ def test_bad_arguments_are_named(arguments):
     (name,) = arguments
     with pytest.raises(ArgumentError, match=rf"^{name}="):
         hessian_spectrum(loss, net.parameters(), **arguments)
+
+
+def test_a_repeated_eigenvalue_is_reported_once_and_the_result_says_so():
+    values = [10.0, 10.0, 10.0, 4.0, *torch.linspace(0, 1, 30).tolist()]
+    loss, parameters, _ = quadratic(values, 0)
+    once = hessian_spectrum(loss, parameters, top_k=2, rtol=1e-8, trace=True, generator=generator(0))
+    assert once.eigenvalues.tolist() == pytest.approx([10, 4])
+    assert once.converged
+    assert not once.multiplicity
+    assert once.trace.value == pytest.approx(sum(values))
+    every = hessian_spectrum(loss, parameters, top_k=2, rtol=1e-8, multiplicity=True, generator=generator(0))
+    assert every.eigenvalues.tolist() == pytest.approx([10, 10])
+    assert every.multiplicity

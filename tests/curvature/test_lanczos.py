@@ -140,6 +140,33 @@ def test_an_iteration_that_ends_early_holds_no_room_for_a_longer_one():
     assert 10 * n < seen.entries <= 17 * n  # of the 45 rows that it may come to
 
 
+def test_memory_bounds_the_vectors_that_are_kept():
+    n, kept = 4000, 12
+    weight = torch.nn.Parameter(torch.linspace(1, 2, n))
+    curvature = torch.cat([torch.linspace(0, 1, n - 1), torch.tensor([1.2])])
+
+    def run(memory):
+        with LargestTensor() as seen:
+            found = hessian_spectrum(
+                lambda: curvature @ weight.square() / 2,
+                [weight],
+                top_k=1,
+                rtol=1e-5,
+                generator=generator(),
+                method="fresh",
+                memory=memory,
+            )
+        return found, seen.entries
+
+    free, roomy = run(None)
+    bounded, tight = run(2 * kept * n * 4)
+    assert roomy > kept * n >= tight
+    assert free.converged
+    assert bounded.converged
+    assert bounded.products > free.products
+    assert bounded.eigenvalues.tolist() == pytest.approx(free.eigenvalues.tolist(), rel=2e-5)
+
+
 @pytest.mark.parametrize(("steps", "rows"), [(3, 16), (15, 16), (16, 32), (40, 61), (90, 61)])
 def test_room_doubles_up_to_the_limit(steps, rows):
     n = 200

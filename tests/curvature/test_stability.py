@@ -40,6 +40,34 @@ def test_adam_has_the_bound_of_its_first_moment(kind):
     assert bound.preconditioned
 
 
+class OwnSettings(torch.optim.SGD):
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.1, momentum=0.5)
+
+
+class OwnAdam(torch.optim.Adam):
+    pass
+
+
+def test_a_step_that_is_inherited_has_the_bound_it_has_there():
+    weight = torch.nn.Parameter(torch.ones(1))
+    for kind, share in ((OwnSettings, 3.0), (OwnAdam, 38.0)):
+        for _ in range(2):  # torch wraps the step of a class at its first instance
+            assert stability_bound(kind([weight])).bound == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (torch.optim.SGD, {"maximize": True}),
+        (torch.optim.Adam, {"maximize": True}),
+        (torch.optim.SGD, {"momentum": 0.5, "dampening": 1.0}),
+    ],
+)
+def test_no_bound_is_known_where_the_step_does_not_follow_the_gradient_down(kind, settings):
+    assert stability_bound(kind([torch.nn.Parameter(torch.ones(1))], lr=0.1, **settings)) is None
+
+
 class AdamWithAnotherStep(torch.optim.Adam):
     def step(self, closure=None):
         return None

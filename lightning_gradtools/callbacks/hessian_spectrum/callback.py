@@ -21,6 +21,7 @@ from lightning_gradtools._lightning.fail_safe import Observer, restore_state, te
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions, without_autocast
+from lightning_gradtools._lightning.repeated_warnings import once_each
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
@@ -32,6 +33,7 @@ from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
 from lightning_gradtools.callbacks.hessian_spectrum.overhead import OverheadBudget
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
+from lightning_gradtools.curvature.stability import stability_bound
 from lightning_gradtools.distributed import RankFailure, meet
 from lightning_gradtools.interrupts import held_interrupts
 from lightning_gradtools.pytree import tree_map
@@ -76,6 +78,9 @@ class HessianSpectrum(Observer):
                                                                                                    only
     ===============================================  ============================================  ============
 
+    An eigenvalue that the Hessian has several times is logged once, and the next distinct one after it
+    (``hessian_spectrum(multiplicity=True)`` counts copies).
+
     ``trainer.callback_metrics`` holds all of them too. Densities, eigenvalues and bounds of each computation
     are kept as arrays in ``<log folder>/hessian_spectrum/step_<n>.npz`` if ``density``. Steps are Lightning's
     own logging steps.
@@ -94,7 +99,8 @@ class HessianSpectrum(Observer):
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
-    ranks; one that is interrupted (Ctrl-C) is given up, and training goes on.
+    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is
+    interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
@@ -231,6 +237,7 @@ class HessianSpectrum(Observer):
     def start_fit(self) -> None:
         self._asked = (-1, False)  # the step that was last asked for, and whether it was due
         self._met_at = -1
+        self._given: set[tuple[type[Warning], str]] = set()  # warnings of computations
 
     def _settings(self) -> SpectrumSettings:
         return SpectrumSettings(
@@ -273,7 +280,12 @@ class HessianSpectrum(Observer):
             raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count the time."""
+        """Begin to count the time, and say if there is no bound to compare with."""
+        if self.stability and trainer.optimizers and stability_bound(trainer.optimizers[0]) is None:
+            rank_zero_info(
+                "HessianSpectrum: curvature/stability and curvature/sharpness_times_lr are absent, as no bound of"
+                f" stability is known for {type(trainer.optimizers[0]).__name__} with its settings"
+            )
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
         own = self.own_state(trainer)
         if own is not None:
@@ -383,7 +395,7 @@ class HessianSpectrum(Observer):
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
         try:
-            with together, undisturbed(pl_module, self._moving(pl_module)), self._attention():
+            with together, once_each(self._given), undisturbed(pl_module, self._moving(pl_module)), self._attention():
                 found = self._measure(trainer, pl_module)
         except KeyboardInterrupt:
             pass

@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.budget import Meter
 from lightning_gradtools.curvature.composition import Preconditioned, adam_preconditioner
@@ -16,7 +18,7 @@ from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
 from lightning_gradtools.curvature.method import hessian_operator
 from lightning_gradtools.curvature.operator import CurvatureOperator
 from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import mean_over_ranks_of
+from lightning_gradtools.distributed import RankFailure, mean_over_ranks_of, on_all_ranks
 from lightning_gradtools.gradients.layers import LayerGrouping
 
 Loss = Callable[[], Tensor]
@@ -78,6 +80,7 @@ class SpectrumMeasurement:
         self._settings, self._progress = settings, progress
         self._vectors: Tensor | None = None
         self._preconditioned_vectors: Tensor | None = None
+        self._lost: set[str] = set()  # parts whose failure was told
 
     @property
     def vectors(self) -> tuple[Tensor | None, Tensor | None]:
@@ -89,7 +92,10 @@ class SpectrumMeasurement:
         self._vectors, self._preconditioned_vectors = vectors
 
     def measure(self, probe: Probe) -> tuple[Spectrum, dict[str, float]]:
-        """Return the spectrum, without vectors, and the values by logged key."""
+        """Return the spectrum, without vectors, and the values by logged key.
+
+        If what goes beyond the spectrum fails, its keys are absent, and that is told once.
+        """
         settings, begun = self._settings, time.perf_counter()
         generator = torch.Generator().manual_seed(settings.seed)
         operator = self._operator(probe, list(probe.parameters.values()))
@@ -102,6 +108,7 @@ class SpectrumMeasurement:
             density_products=settings.density,
             start=_fitting(self._vectors, operator),
             max_basis=max(60, settings.trace // 2),
+            memory=settings.memory,
             progress=self._progress(),
             rtol=settings.rtol,
             generator=generator,
@@ -111,7 +118,10 @@ class SpectrumMeasurement:
         found = replace(found, eigenvectors=None)
         values = _values(found)
         if settings.stability and probe.optimizer is not None:
-            values |= self._stability(probe, operator, values, begun, generator)
+            sharpness = values.get("curvature/sharpness")
+            values |= self._part(
+                "curvature/stability", partial(self._stability, probe, operator, sharpness, begun, generator)
+            )
         values["curvature/gradients"] = operator.gradients_spent
         del operator  # and its graph
         if settings.per_layer:
@@ -129,7 +139,7 @@ class SpectrumMeasurement:
         self,
         probe: Probe,
         operator: CurvatureOperator,
-        values: dict[str, float],
+        sharpness: float | None,
         begun: float,
         generator: torch.Generator,
     ) -> dict[str, float]:
@@ -138,15 +148,16 @@ class SpectrumMeasurement:
         bound = stability_bound(probe.optimizer)
         if bound is None:
             return {}
-        sharpness, found = values.get("curvature/sharpness"), {}
+        found: dict[str, float] = {}
         if bound.preconditioned:
-            metric = Preconditioned(operator, adam_preconditioner(operator.space, probe.optimizer))
+            metric = self._metric(probe, operator, probe.optimizer)
             steep = operator_spectrum(
                 metric,
                 top_k=1,
                 which="algebraic",
                 meter=Meter(metric, self._settings.budget, begun, shared=probe.several),
                 start=_fitting(self._preconditioned_vectors, metric),
+                memory=self._settings.memory,
                 rtol=self._settings.rtol,
                 generator=generator,
                 keep_vectors=True,
@@ -160,21 +171,49 @@ class SpectrumMeasurement:
             found["curvature/stability"] = sharpness * bound.learning_rate / bound.bound
         return found
 
+    def _metric(self, probe: Probe, operator: CurvatureOperator, optimizer: Optimizer) -> Preconditioned:
+        def here() -> Preconditioned:
+            return Preconditioned(operator, adam_preconditioner(operator.space, optimizer))
+
+        return on_all_ranks(here, operator.device) if probe.several else here()
+
+    def _part(self, name: str, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Return what ``compute`` returns, or nothing if it fails; ranks that work together fail together."""
+        try:
+            return compute()
+        except Exception as error:
+            if isinstance(error, RankFailure) and error.interrupted:
+                raise
+            if name not in self._lost:
+                self._lost.add(name)
+                tell(f"HessianSpectrum: {name} is absent where it fails: {type(error).__name__}: {str(error)[:200]}")
+            return {}
+
     def _per_layer(self, probe: Probe, generator: torch.Generator) -> dict[str, float]:
         """Return the top eigenvalue of each layer's block."""
         settings, grouping = self._settings, LayerGrouping("module")
         layers: dict[str, list[Tensor]] = {}
         for name, parameter in probe.parameters.items():
             layers.setdefault(grouping.layer(name) or name, []).append(parameter)
-        values = {}
-        for layer, parameters in layers.items():
+        values: dict[str, float] = {}
+
+        def top(key: str, parameters: list[Tensor]) -> dict[str, float]:
             block = self._operator(probe, parameters)
             meter = Meter(block, settings.budget, time.perf_counter(), shared=probe.several)
             found = operator_spectrum(
-                block, top_k=1, rtol=settings.rtol, which=settings.which, meter=meter, generator=generator
+                block,
+                top_k=1,
+                rtol=settings.rtol,
+                which=settings.which,
+                meter=meter,
+                memory=settings.memory,
+                generator=generator,
             )
-            if len(found.eigenvalues):
-                values[f"curvature/top_eigenvalue/{layer}"] = float(found.eigenvalues[0])
+            return {key: float(found.eigenvalues[0])} if len(found.eigenvalues) else {}
+
+        for layer, parameters in layers.items():
+            key = f"curvature/top_eigenvalue/{layer}"
+            values |= self._part(key, partial(top, key, parameters))
         return values
 
 
@@ -190,7 +229,7 @@ def probe_loss(losses: Sequence[Loss], device: torch.device, average: bool) -> f
 
 def _fitting(vectors: Tensor | None, operator: CurvatureOperator) -> Tensor | None:
     """Return ``vectors`` to start from, unless parameters were frozen or unfrozen since."""
-    return vectors if vectors is not None and vectors.shape[0] == operator.shape[0] else None
+    return vectors if vectors is not None and vectors.shape[1] == operator.shape[1] else None
 
 
 def _values(found: Spectrum) -> dict[str, float]:
