@@ -85,7 +85,7 @@ class Recipe:
 
     package: str
     sickness: str
-    fit: Callable[[Setting], pl.LightningModule]
+    fit: Callable[[Setting], Any]
 
 
 class Supervised(pl.LightningModule):

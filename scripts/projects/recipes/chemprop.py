@@ -1,5 +1,7 @@
 """chemprop: a message-passing network that predicts a property of molecules, a LightningModule of its own."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 import numpy as np
 from chemprop import data, models, nn
@@ -11,7 +13,7 @@ TAILS = ("O", "N", "C(=O)O", "C#N", "C(C)C", "CCO", "F", "c1ccncc1")
 WEIGHT = {"c": 12.0, "n": 14.0, "o": 16.0, "f": 19.0, "l": 23.5}
 
 
-def fit(setting: Setting) -> pl.LightningModule:
+def fit(setting: Setting) -> Any:
     molecules = [f"{head}C{tail}" for head in HEADS for tail in TAILS]
     weights = np.array([[sum(WEIGHT.get(letter, 0.0) for letter in each.lower())] for each in molecules])
     weights = setting.targets((weights - weights.mean()) / weights.std())
