@@ -134,7 +134,8 @@ def train(
 ) -> pl.LightningModule:
     """Train a model that comes without a LightningModule, and return the one it was put in."""
     module = Supervised(setting.model(model), loss, setting.rate(rate))
-    pl.Trainer(**setting.trainer, max_steps=steps, max_epochs=-1).fit(module, loader, [next(iter(loader))])
+    held_out: DataLoader[Any] = DataLoader([next(iter(loader))], batch_size=None)  # type: ignore[arg-type]
+    pl.Trainer(**setting.trainer, max_steps=steps, max_epochs=-1).fit(module, loader, held_out)
     return module
 
 
