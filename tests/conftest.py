@@ -25,6 +25,14 @@ def _empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """Forget what torch.compile made: it counts recompilations over all tests of a process, and then gives up."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
 @pytest.fixture
 def gradtools_train(monkeypatch, tmp_path):
     """Run ``gradtools-train`` in this process (starting one costs seconds of imports) and in an empty folder.
