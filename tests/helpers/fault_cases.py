@@ -184,18 +184,19 @@ def every_site_on_one_of_two_ranks(names: list[str]) -> dict[str, tuple[int, lis
     return found
 
 
+_INTERRUPTED: list[int] = []  # not on the class: a probe puts back what that holds
+
+
 class InterruptedInProbe(Regression):
     """Ctrl-C on one rank, in the midst of the first loss beside training."""
-
-    interrupted = False
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.dropout = nn.Dropout()  # in evaluation mode in a probe
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        if not self.dropout.training and not self.interrupted and dist.get_rank() == 1:
-            type(self).interrupted = True
+        if not self.dropout.training and not _INTERRUPTED and dist.get_rank() == 1:
+            _INTERRUPTED.append(1)
             signal.raise_signal(signal.SIGINT)
         return super().training_step(batch, batch_idx)
 
