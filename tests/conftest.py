@@ -13,6 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_gradtools.cli.main import main
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard():
+    """Undo what a shell does to a job in its background, where the tests that press Ctrl-C would wait in vain."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     """Make weights that a test does not seed itself the same in every run."""
