@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -72,12 +72,12 @@ class Restoration:
             raise first
 
 
-def versions(module: nn.Module) -> dict[str, int]:
-    """Return, for each frozen parameter and buffer by name, how often it has been changed in place.
+def versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return, by name, how often each of ``tensors`` has been changed in place.
 
     What a training step moves itself, as the teacher of BYOL, is known from this without a copy of any.
     """
-    return {name: tensor._version for name, tensor in unoptimized(module).items() if not tensor.is_inference()}
+    return {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
 
 
 def unoptimized(module: nn.Module) -> dict[str, Tensor]:

@@ -145,9 +145,9 @@ class GradientCheck(Observer):
                 for name in moved:
                     now[name].data.copy_(before[name])
 
-            known = versions(copy)
+            known = versions(unoptimized(copy))
             calls = record_calls(copy, loss)
-            moved |= {name for name, version in versions(copy).items() if known.get(name) != version}
+            moved |= {name for name, version in versions(unoptimized(copy)).items() if known.get(name) != version}
             if loss().item() != loss().item():
                 raise ValueError("its loss on one batch is not the same twice")
             wrong = find_wrong_gradients(

@@ -69,6 +69,9 @@ class LastCheckpoint(Checkpoint):
         self.last_model_path = ""
         self._saved_at: int | None = None  # batches processed by then
         self._saved_when = 0.0
+        self._counted_from = self._ask_at = (
+            0  # batches processed at the save before, and when to look at the clock again
+        )
         self._trains = False
         self._changing: int | None = None  # the step before the one which the optimizer is taking
         self._interrupt = _HeldInterrupt()
@@ -100,6 +103,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to hold a Ctrl-C back."""
         self._saved_when = time.monotonic()
+        self._ask_at = self._counted_from = batches_processed(trainer)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._interrupt.hold(announce=trainer.is_global_zero)
 
@@ -119,11 +123,22 @@ class LastCheckpoint(Checkpoint):
         self._changing = None
         if is_accumulating(trainer) or ends_epoch(trainer) or validation_follows(trainer):
             return
-        if self.every_minutes is not None:
-            due = time.monotonic() - self._saved_when >= 60 * self.every_minutes
-            if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
-                self._save(trainer)
+        if self.every_minutes is not None and self._is_due(trainer, 60 * self.every_minutes):
+            self._save(trainer)
         self._interrupt.let_through(trainer)
+
+    def _is_due(self, trainer: Trainer, interval: float) -> bool:
+        """Say whether ``interval`` seconds have passed. Ranks agree on the first one's clock, a few times in each."""
+        done = batches_processed(trainer)
+        if done < self._ask_at:
+            return False
+        passed = time.monotonic() - self._saved_when
+        a_batch = passed / max(1, done - self._counted_from)
+        wait = 0 if passed >= interval else max(1, int((interval - passed) / a_batch / 2))
+        if trainer.world_size > 1:
+            wait = trainer.strategy.broadcast(wait)
+        self._ask_at = done + max(1, wait)
+        return wait == 0
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Let a Ctrl-C through: who goes on validates from the start."""
@@ -172,6 +187,7 @@ class LastCheckpoint(Checkpoint):
         save(trainer, path, alone=alone)
         self.last_model_path = str(path)
         self._saved_at, self._saved_when = processed, time.monotonic()
+        self._ask_at = self._counted_from = processed
 
 
 class _HeldInterrupt:

@@ -227,6 +227,7 @@ class HessianSpectrum(Observer):
     def release(self) -> None:
         self._batches: list[tuple[Any, int]] = []  # and the index that each had
         self._complete = False
+        self._watched: dict[str, Tensor] = {}  # what no optimizer moves, as of the start of the epoch
         self._versions: dict[str, int] = {}
         self._moved: set[str] = set()  # what training_step moves itself
         self._places: set[tuple[int, int]] = set()  # of the validation batches that were kept
@@ -299,7 +300,9 @@ class HessianSpectrum(Observer):
         """Keep the first batches that pass and have a loss, so that the loader need not be asked for them."""
         if self.source == "train" and not self._complete:
             self._passing = [(kept(batch), batch_idx)]
-        self._versions = versions(pl_module)
+        if batch_idx == 0 or not self._watched:  # to walk a large module takes longer than all else here
+            self._watched = unoptimized(pl_module)
+        self._versions = versions(self._watched)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -323,8 +326,8 @@ class HessianSpectrum(Observer):
     ) -> None:
         """Compute, if this batch took a step that is one to."""
         passing, self._passing = self._passing, []
-        now = versions(pl_module)
-        self._moved |= {name for name, version in self._versions.items() if now.get(name, version) != version}
+        now = versions(self._watched)
+        self._moved |= {name for name, version in self._versions.items() if now[name] != version}
         if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
             self._keep(passing[0])
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
