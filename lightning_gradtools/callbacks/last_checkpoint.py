@@ -69,9 +69,8 @@ class LastCheckpoint(Checkpoint):
         self.last_model_path = ""
         self._saved_at: int | None = None  # batches processed by then
         self._saved_when = 0.0
-        self._counted_from = self._ask_at = (
-            0  # batches processed at the save before, and when to look at the clock again
-        )
+        # Batches processed at the last save, and at the next look at the clock.
+        self._counted_from = self._ask_at = 0
         self._trains = False
         self._changing: int | None = None  # the step before the one which the optimizer is taking
         self._interrupt = _HeldInterrupt()
@@ -128,15 +127,16 @@ class LastCheckpoint(Checkpoint):
         self._interrupt.let_through(trainer)
 
     def _is_due(self, trainer: Trainer, interval: float) -> bool:
-        """Say whether ``interval`` seconds have passed. Ranks agree on the first one's clock, a few times in each."""
+        """Say whether ``interval`` seconds have passed; ranks ask the first one's clock together, now and then."""
+        passed = time.monotonic() - self._saved_when
+        if trainer.world_size == 1:
+            return passed >= interval
         done = batches_processed(trainer)
         if done < self._ask_at:
             return False
-        passed = time.monotonic() - self._saved_when
         a_batch = passed / max(1, done - self._counted_from)
-        wait = 0 if passed >= interval else max(1, int((interval - passed) / a_batch / 2))
-        if trainer.world_size > 1:
-            wait = trainer.strategy.broadcast(wait)
+        wait = 0 if passed >= interval else max(1, min(100, int((interval - passed) / a_batch / 2)))
+        wait = trainer.strategy.broadcast(wait)
         self._ask_at = done + max(1, wait)
         return wait == 0
 
