@@ -25,7 +25,8 @@ weights   whether weights and buffers with observers, and with clipping, are bit
 disabled  callbacks of ours that disabled themselves, in any run
 keys      logged layers that are no parameter or module of the run's
 spectra   how many spectra were computed
-false     findings at ``warning`` or above of the healthy run with observers
+false     findings at ``warning`` or above of the healthy run with observers; one that the recipe says is true of the
+          healthy model as well is not counted, but shown with the reason
 sickness  what was changed, and below it what the detector says of it, for a person to judge
 ========  =============================================================================================================
 
@@ -39,7 +40,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def ends(losses: Sequence[float]) -> tuple[float, float]:
 
 def false_findings(observed: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the findings that a healthy run should not have."""
+    return [each for each in serious(observed) if each["kind"] not in observed.get("true", {})]
+
+
+def serious(observed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the findings at ``warning`` or above."""
     return [each for each in observed.get("findings", ()) if each["severity"] != "info"]
 
 
@@ -132,12 +138,12 @@ def row(model: str, runs: dict[str, dict[str, Any]]) -> list[str]:
     )
     lines = [formatted(cells)]
     lines += [f"    FALSE {said(each)}" for each in false_findings(observed)]
+    found = Counter(each["kind"] for each in serious(observed))
+    lines += [f"    true, {found[kind]} x {kind}: {why}" for kind, why in observed.get("true", {}).items()]
     start, end = ends(sick["losses"]) if sick.get("losses") else (float("nan"), float("nan"))
     fate = f", {sick['error']}" if sick.get("error") else ""
     lines.append(f"    {bare['sickness']}: loss {start:.3g} -> {end:.3g}{fate}")
-    lines += [f"      {said(each)}" for each in sick.get("findings", ()) if each["severity"] != "info"] or [
-        "      nothing at warning or above"
-    ]
+    lines += [f"      {said(each)}" for each in serious(sick)] or ["      nothing at warning or above"]
     return lines
 
 

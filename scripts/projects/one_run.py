@@ -215,6 +215,7 @@ def main(arguments: list[str]) -> None:
             continue
         for variant in VARIANTS:
             line = {"model": name, "variant": variant, "version": versions[name], "sickness": recipe.sickness}
+            line["true"] = dict(recipe.true)
             process = processes.Process(target=run, args=(recipe, variant, results, line))
             process.start()
             process.join(float(limit))

@@ -1,7 +1,7 @@
 """What a recipe is: one third-party model, how its project trains it, and how to make it sick."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,8 @@ INITIAL = "weights × 20 at the start"
 INPUTS = "inputs × 1000"
 TARGETS = "targets × 1000"
 BIAS = "biases − 50 before ReLUs"
-SICKNESSES = (RATE, INITIAL, INPUTS, TARGETS, BIAS)
+EQUAL = "all weights equal at the start"
+SICKNESSES = (RATE, INITIAL, INPUTS, TARGETS, BIAS, EQUAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,10 @@ class Setting:
                 for weight in module.parameters():
                     if weight.dim() > 1:
                         weight.mul_(self.SICK_WEIGHT)
+            if self.sickness == EQUAL:
+                for weight in module.parameters():
+                    if weight.dim() > 1:
+                        weight.fill_(weight.std())
             if self.sickness == BIAS:
                 for each in module.modules():
                     if isinstance(each, nn.Linear) and each.bias is not None and each.out_features > 1:
@@ -81,11 +86,13 @@ class Recipe:
         package: distribution that the model comes from.
         sickness: the one that the model is made sick with.
         fit: trains with a setting and returns what was trained, as the Trainer saw it.
+        true: kinds of findings that are right on the healthy model too, each with what is the case.
     """
 
     package: str
     sickness: str
     fit: Callable[[Setting], Any]
+    true: Mapping[str, str] = field(default_factory=dict)
 
 
 class Supervised(pl.LightningModule):

@@ -23,6 +23,15 @@ _REMEDY = (
     ),
     _FREEZE,
 )
+_REMEDY_ZERO = (
+    Remedy(
+        sentence=(
+            "Look for a factor that is always zero between this layer and the loss: a softmax over one unit, a weight,"
+            " gate or mask of zeros, a clamp outside its range, a loss that is zero already."
+        )
+    ),
+    _FREEZE,
+)
 _REMEDY_UNCALLED = (
     Remedy(
         sentence=(
@@ -47,9 +56,14 @@ def find_no_gradient(context: RuleContext) -> Iterator[Finding]:
     cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
     if len(cut_off) < _NEEDED:
         return
+    backward = {layer.name: layer.backward for layer in latest.layers}
     for name in sorted(set.intersection(*cut_off) - history.reached):
-        message = f"{name} runs and is to be trained, but no gradient reaches its weights"
-        yield _finding(history, name, _NEEDED, message)
+        if backward[name] == 0:
+            message = f"{name} runs and is to be trained, but the gradient that comes back to it is exactly zero"
+            yield _finding(history, name, _NEEDED, message, _REMEDY_ZERO)
+        else:
+            message = f"{name} runs and is to be trained, but no gradient reaches its weights"
+            yield _finding(history, name, _NEEDED, message)
 
 
 def _finding(history: History, name: str, needed: int, message: str, remedy: tuple[Remedy, ...] = ()) -> Finding:

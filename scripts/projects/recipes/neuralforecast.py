@@ -8,7 +8,7 @@ import pandas as pd
 from neuralforecast import NeuralForecast
 from neuralforecast.models import LSTM, NHITS
 
-from projects.recipe import RATE, TARGETS, Recipe, Setting
+from projects.recipe import EQUAL, TARGETS, Recipe, Setting
 
 
 def fit(kind: Any, settings: dict[str, Any], setting: Setting) -> Any:
@@ -25,6 +25,7 @@ def fit(kind: Any, settings: dict[str, Any], setting: Setting) -> Any:
     forecaster = NeuralForecast(
         [kind(h=4, input_size=12, max_steps=150, learning_rate=setting.rate(1e-3), **settings, **setting.trainer)], "D"
     )
+    setting.model(forecaster.models[0])
     forecaster.fit(table)
     return forecaster.models[0]
 
@@ -33,5 +34,5 @@ SMALL = {"n_blocks": [1, 1, 1], "mlp_units": [[32, 32]] * 3, "scaler_type": "ide
 RECURRENT = {"encoder_hidden_size": 16, "decoder_hidden_size": 16, "encoder_n_layers": 1}
 RECIPES = {
     "neuralforecast NHITS": Recipe(package="neuralforecast", sickness=TARGETS, fit=partial(fit, NHITS, SMALL)),
-    "neuralforecast LSTM": Recipe(package="neuralforecast", sickness=RATE, fit=partial(fit, LSTM, RECURRENT)),
+    "neuralforecast LSTM": Recipe(package="neuralforecast", sickness=EQUAL, fit=partial(fit, LSTM, RECURRENT)),
 }

@@ -35,9 +35,13 @@ def fit(kind: Any, settings: dict[str, Any], setting: Setting) -> Any:
 
 TRANSFORMER = {"hidden_continuous_size": 8, "attention_head_size": 2, "loss": QuantileLoss()}
 RECURRENT = {"rnn_layers": 1, "loss": NormalDistributionLoss()}
+ONE_VARIABLE = "with one variable of a kind, the network that weighs variables ends in a softmax over one unit"
 RECIPES = {
     "pytorch-forecasting TFT": Recipe(
-        package="pytorch-forecasting", sickness=RATE, fit=partial(fit, TemporalFusionTransformer, TRANSFORMER)
+        package="pytorch-forecasting",
+        sickness=RATE,
+        fit=partial(fit, TemporalFusionTransformer, TRANSFORMER),
+        true={"no_gradient": ONE_VARIABLE},
     ),
     "pytorch-forecasting DeepAR": Recipe(
         package="pytorch-forecasting", sickness=RATE, fit=partial(fit, DeepAR, RECURRENT)

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from projects.recipe import INITIAL, INPUTS, RATE, Recipe, Setting, batches, images, sentences, train
+from projects.recipe import BIAS, EQUAL, INITIAL, RATE, Recipe, Setting, batches, images, sentences, train
 
 WORDS = 40
 SHAPE = {
@@ -40,7 +40,7 @@ def masked_word(batch: Any) -> dict[str, Tensor]:
 
 
 def reversed_words(batch: Any) -> dict[str, Tensor]:
-    return {"input_ids": batch[0], "labels": batch[0].flip(1)[:, :6]}
+    return {"input_ids": batch[0], "labels": batch[0].flip(1)[:, :6].contiguous()}
 
 
 def picture(batch: Any) -> dict[str, Tensor]:
@@ -51,14 +51,14 @@ def language(kind: str, config: Mapping[str, Any], build: Any, setting: Setting)
     """Train a model of words."""
     settings = getattr(transformers, f"{kind.partition('For')[0].removesuffix('LMHeadModel')}Config")(**config)
     loader = batches(sentences(WORDS))
-    return train(setting, getattr(transformers, kind)(settings), partial(own_loss, build), loader)
+    return train(setting, getattr(transformers, kind)(settings), partial(own_loss, build), loader, rate=3e-3, steps=150)
 
 
 def vit(setting: Setting) -> pl.LightningModule:
     """Train a classifier of images."""
     pixels, labels = images()
     config = transformers.ViTConfig(**SHAPE, image_size=32, patch_size=8, num_labels=4)
-    loader = batches(setting.inputs(pixels), labels)
+    loader = batches(pixels, labels)
     return train(setting, transformers.ViTForImageClassification(config), partial(own_loss, picture), loader)
 
 
@@ -75,8 +75,8 @@ def recipe(kind: str, config: Mapping[str, Any], build: Any, sickness: str) -> R
 RECIPES = {
     "transformers GPT-2": recipe("GPT2LMHeadModel", GPT2, next_word, RATE),
     "transformers BERT": recipe("BertForMaskedLM", SHAPE, masked_word, RATE),
-    "transformers ViT": Recipe(package="transformers", sickness=INPUTS, fit=vit),
-    "transformers Llama": recipe("LlamaForCausalLM", SHAPE, next_word, INITIAL),
+    "transformers ViT": Recipe(package="transformers", sickness=BIAS, fit=vit),
+    "transformers Llama": recipe("LlamaForCausalLM", SHAPE, next_word, EQUAL),
     "transformers Mixtral": recipe("MixtralForCausalLM", {**SHAPE, **EXPERTS}, next_word, RATE),
     "transformers T5": recipe("T5ForConditionalGeneration", {**T5, **T5_START}, reversed_words, INITIAL),
 }

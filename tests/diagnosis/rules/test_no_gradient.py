@@ -8,6 +8,15 @@ def test_exactly_zero_or_none_again_and_again():
         assert serious(made) == {("no_gradient", "0")}
 
 
+def test_where_to_look_depends_on_whether_something_came_back():
+    sentences = {}
+    for back in (None, 0.0):
+        made = history(loss=falling, seen=lambda s, b=back: (*layers([b], gradient=0.0), *layers([1.0] * 3)[1:]))
+        sentences[back] = found(made)["no_gradient", "0"].remedy[0].sentence
+    assert ".detach()" in sentences[None]
+    assert "softmax over one unit" in sentences[0.0]
+
+
 @pytest.mark.parametrize(
     "settings", [{"gradient": 1e-30}, {"gradient": 0.0, "trainable": False}], ids=["tiny", "frozen"]
 )
