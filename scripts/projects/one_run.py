@@ -214,7 +214,12 @@ def main(arguments: list[str]) -> None:
         if only and name not in only[0].split(","):
             continue
         for variant in VARIANTS:
-            line = {"model": name, "variant": variant, "version": versions[name], "sickness": recipe.sickness}
+            line: dict[str, Any] = {
+                "model": name,
+                "variant": variant,
+                "version": versions[name],
+                "sickness": recipe.sickness,
+            }
             line["true"] = dict(recipe.true)
             process = processes.Process(target=run, args=(recipe, variant, results, line))
             process.start()

@@ -1,6 +1,6 @@
 """A layer that runs, is to be trained, and gets no gradient at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History, Observation
@@ -47,23 +47,36 @@ def find_no_gradient(context: RuleContext) -> Iterator[Finding]:
 
     Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
     silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
-    one too; a layer that a gradient ever reached is not: several heads may take turns.
+    one too; a layer that a gradient ever reached is not: several heads may take turns. Where this holds of all layers
+    of a module, the module is named and not each of them.
     """
     history, latest = context.history, context.latest
-    for name in sorted(_never_called(history)):
+    known = [layer.name for layer in latest.layers]
+    for name in outermost(_never_called(history), known):
         message = f"{name} is to be trained, but the forward pass never calls it, so no gradient reaches its weights"
         yield _finding(history, name, _NEEDED_UNCALLED, message, _REMEDY_UNCALLED)
     cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
     if len(cut_off) < _NEEDED:
         return
-    backward = {layer.name: layer.backward for layer in latest.layers}
-    for name in sorted(set.intersection(*cut_off) - history.reached):
-        if backward[name] == 0:
-            message = f"{name} runs and is to be trained, but the gradient that comes back to it is exactly zero"
-            yield _finding(history, name, _NEEDED, message, _REMEDY_ZERO)
-        else:
-            message = f"{name} runs and is to be trained, but no gradient reaches its weights"
-            yield _finding(history, name, _NEEDED, message)
+    cut = set.intersection(*cut_off) - history.reached
+    zero = {layer.name for layer in latest.layers if layer.name in cut and layer.backward == 0}
+    for name in outermost(zero, known):
+        message = f"{name} runs and is to be trained, but the gradient that comes back to it is exactly zero"
+        yield _finding(history, name, _NEEDED, message, _REMEDY_ZERO)
+    for name in outermost(cut - zero, known):
+        message = f"{name} runs and is to be trained, but no gradient reaches its weights"
+        yield _finding(history, name, _NEEDED, message)
+
+
+def outermost(chosen: set[str], known: Sequence[str]) -> list[str]:
+    """Return the paths of the largest modules all of whose ``known`` layers are ``chosen``, in order."""
+
+    def largest(name: str) -> str:
+        parent = name.rpartition(".")[0]
+        inside = [each for each in known if each == parent or each.startswith(f"{parent}.")]
+        return largest(parent) if parent and chosen.issuperset(inside) else name
+
+    return sorted(set(map(largest, chosen)))
 
 
 def _finding(history: History, name: str, needed: int, message: str, remedy: tuple[Remedy, ...] = ()) -> Finding:

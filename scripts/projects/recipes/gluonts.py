@@ -23,7 +23,7 @@ def fit(setting: Setting) -> Any:
         lr=setting.rate(1e-3),
         batch_size=16,
         num_batches_per_epoch=20,
-        trainer_kwargs={**setting.trainer, "max_epochs": 8},
+        trainer_kwargs={**setting.trainer, "max_epochs": 8, "gradient_clip_val": None},
     )
     return estimator.train_model(series).trained_net
 

@@ -1,10 +1,11 @@
-"""kornia: its vision transformer, behind its random flips of images."""
+"""kornia: its small vision transformer, behind its random blur of images."""
 
 from typing import Any
 
 import kornia
 import lightning.pytorch as pl
 import torch.nn.functional as F
+from kornia.models.tiny_vit import TinyViT
 from torch import Tensor, nn
 
 from projects.recipe import INITIAL, Recipe, Setting, batches, images, train
@@ -12,13 +13,13 @@ from projects.recipe import INITIAL, Recipe, Setting, batches, images, train
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
     pictures, labels = batch
-    return F.cross_entropy(model(pictures)[:, 0], labels)
+    return F.cross_entropy(model(pictures), labels)
 
 
 def fit(setting: Setting) -> pl.LightningModule:
-    network = kornia.models.vit.VisionTransformer(image_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
-    model = nn.Sequential(kornia.augmentation.RandomBoxBlur(p=0.3), network, nn.Linear(32, 4))
+    network = TinyViT(32, num_classes=4, embed_dims=(16, 32), depths=(1, 2), num_heads=(2, 2), window_sizes=(4, 4))
+    model = nn.Sequential(kornia.augmentation.RandomBoxBlur(p=0.3), network)
     return train(setting, model, loss, batches(*images()))
 
 
-RECIPES = {"kornia ViT": Recipe(package="kornia", sickness=INITIAL, fit=fit)}
+RECIPES = {"kornia TinyViT": Recipe(package="kornia", sickness=INITIAL, fit=fit)}

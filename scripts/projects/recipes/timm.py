@@ -8,7 +8,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from projects.recipe import INITIAL, RATE, Recipe, Setting, batches, images, train
+from projects.recipe import BIAS, EQUAL, Recipe, Setting, batches, images, train
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -23,6 +23,6 @@ def fit(name: str, settings: dict[str, Any], setting: Setting) -> pl.LightningMo
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 RECIPES = {
-    "timm ResNet": Recipe(package="timm", sickness=RATE, fit=partial(fit, "resnet10t", {"stem_width": 16})),
-    "timm ViT": Recipe(package="timm", sickness=INITIAL, fit=partial(fit, "vit_tiny_patch16_224", VIT)),
+    "timm ResNet": Recipe(package="timm", sickness=EQUAL, fit=partial(fit, "resnet10t", {"stem_width": 16})),
+    "timm ViT": Recipe(package="timm", sickness=BIAS, fit=partial(fit, "vit_tiny_patch16_224", VIT)),
 }

@@ -1,6 +1,8 @@
 import pytest
 from helpers.histories import falling, found, history, layers, serious
 
+from lightning_gradtools.diagnosis.rules.no_gradient import outermost
+
 
 def test_exactly_zero_or_none_again_and_again():
     for gradient in (0.0, None):
@@ -23,6 +25,14 @@ def test_where_to_look_depends_on_whether_something_came_back():
 def test_tiny_and_frozen_are_something_else(settings):
     made = history(loss=falling, seen=lambda s: (*layers([None], **settings), *layers([1.0] * 3)[1:]))
     assert not found(made)
+
+
+def test_a_module_all_of_whose_layers_are_cut_off_is_named_once():
+    known = ["net.a.0", "net.a.1.conv", "net.a.1", "net.b.0", "net.b.1", "net.c", "head"]
+    assert outermost({"net.a.0", "net.a.1.conv", "net.a.1", "net.b.1", "net.c"}, known) == ["net.a", "net.b.1", "net.c"]
+    assert outermost(set(known), known) == ["head", "net"]
+    assert outermost({"net.a.1.conv"}, known) == ["net.a.1.conv"]
+    assert outermost({"ne"}, ["ne", "net.a"]) == ["ne"]
 
 
 def test_zero_in_the_first_steps_only():
