@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.callbacks import (
     GradientCheck,
+    GradientCheckError,
     GradientMonitor,
     HessianSpectrum,
     PathologyDetector,
@@ -184,8 +185,23 @@ def test_the_spectrum_is_of_the_loss_that_training_follows_at_one_seed():
     assert spectrum.history[0][1]["curvature/sharpness"] == pytest.approx(largest, rel=1e-3)
 
 
+def in_place(slow, fast):
+    with torch.no_grad():
+        slow.lerp_(fast, 0.1)
+
+
+def through_data(slow, fast):  # which counts as no change of `slow`
+    slow.data.lerp_(fast.data, 0.1)
+
+
+def by_new_data(slow, fast):
+    slow.data = 0.9 * slow.data + 0.1 * fast.data
+
+
 class Teacher(Regression):
     """Moves a frozen copy of its network, and a buffer, inside of training_step, as BYOL and DINO do."""
+
+    move = staticmethod(in_place)
 
     def __init__(self):
         super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
@@ -197,14 +213,21 @@ class Teacher(Regression):
         with torch.no_grad():
             target = self.teacher(x) - self.centre
         loss = F.mse_loss(self.net(x), target)
+        for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+            self.move(slow, fast)
         with torch.no_grad():
-            for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
-                slow.lerp_(fast, 0.1)
             self.centre.lerp_(target.mean(0), 0.1)
         return loss
 
 
-def test_frozen_weights_that_a_training_step_moves_are_put_back_and_the_loss_is_the_same_each_time():
+def same_state(one, other):
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("move", [in_place, through_data, by_new_data])
+def test_frozen_weights_that_a_training_step_moves_are_put_back_and_the_loss_is_the_same_each_time(move, monkeypatch):
+    monkeypatch.setattr(Teacher, "move", staticmethod(move))
     spectrum, check = HessianSpectrum(every_n_steps=2, top_k=1, rtol=1e-5), GradientCheck()
     data = partial(loader, batches())
     plain, watched = train(data, module_type=Teacher), train(data, spectrum, check, module_type=Teacher)
@@ -212,11 +235,151 @@ def test_frozen_weights_that_a_training_step_moves_are_put_back_and_the_loss_is_
     assert len(spectrum.history) == 3
     assert check.result is not None
     assert check.result.passed
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, watched.state_dict()[name]), name
+    same_state(plain, watched)
     losses = [watched.training_step(batches()[0], 0).item() for _ in range(2)]
     assert losses[0] != losses[1]
     assert spectrum.history[-1][1]["curvature/probe_loss"] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_frozen_weights_that_are_moved_now_and_then_are_put_back_where_a_probe_comes_first():
+    class Target(Teacher):
+        """As of deep Q-learning: replaced every few steps, by the first to run in such a step, which a probe is."""
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step % 4 == 2:
+                for slow, fast in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                    slow.data.mul_(0.5).add_(fast.data)
+            with torch.no_grad():
+                target = self.teacher(batch[0])
+            return F.mse_loss(self.net(batch[0]), target)
+
+    data, spectrum = partial(loader, batches()), HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1)
+    plain, watched = train(data, module_type=Target), train(data, spectrum, module_type=Target)
+    assert len(spectrum.history) == 3
+    same_state(plain, watched)
+
+
+def clip_data(weight):
+    weight.data.clamp_(-0.1, 0.1)
+
+
+def clip_in_place(weight):
+    with torch.no_grad():
+        weight.clamp_(-0.1, 0.1)
+
+
+def clip_to_new_data(weight):
+    weight.data = weight.data.clamp(-0.1, 0.1)
+
+
+class Critic(Regression):
+    """Clips its weights in training_step, before the loss, as the critic of a Wasserstein GAN."""
+
+    clip = staticmethod(clip_data)
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)), torch.optim.SGD)
+
+    def training_step(self, batch, batch_idx):
+        for weight in self.parameters():
+            self.clip(weight)
+        return super().training_step(batch, batch_idx)
+
+
+class ManualCritic(Critic):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+CLIPS = [clip_data, clip_in_place, clip_to_new_data]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("method", ["auto", "finite_difference"])
+def test_trained_weights_that_a_training_step_clips_are_put_back_after_a_spectrum(clip, method, monkeypatch):
+    monkeypatch.setattr(Critic, "clip", staticmethod(clip))
+    data, spectrum = partial(loader, batches()), HessianSpectrum(every_n_steps=2, top_k=1, rtol=1e-5, method=method)
+    plain, watched = train(data, module_type=Critic), train(data, spectrum, module_type=Critic)
+    assert spectrum.failure is None
+    assert len(spectrum.history) == 3
+    same_state(plain, watched)
+    if method == "auto":
+        watched.training_step(batches()[0], 0)  # the spectrum is at the clipped weights, as the gradient is
+        exact = dense_hessian(lambda: watched.training_step(batches()[0], 0), list(watched.parameters()))
+        largest = float(torch.linalg.eigvalsh(exact.double()).abs().max())
+        assert abs(spectrum.history[-1][1]["curvature/eigenvalue_0"]) == pytest.approx(largest, rel=1e-3)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_critic_that_clips_its_weights_is_checked_layer_by_layer_and_left_as_it_was(clip, monkeypatch, caplog):
+    monkeypatch.setattr(Critic, "clip", staticmethod(clip))
+    data, check = partial(loader, batches()), GradientCheck()
+    plain = train(data, module_type=Critic)
+    with caplog.at_level("INFO"):
+        watched = train(data, check, module_type=Critic)
+    assert check.result.passed
+    assert check.result.moved[0] == "net.0.bias"
+    assert "the loss as a whole was not compared, as training_step changes weights (net.0.bias)" in caplog.text
+    same_state(plain, watched)
+
+
+def test_a_critic_that_optimises_manually_cannot_be_checked_and_is_left_as_it_was():
+    data = partial(loader, batches())
+    plain = train(data, module_type=ManualCritic)
+    with pytest.warns(UserWarning, match="GradientCheck: cannot check ManualCritic: .*automatic_optimization=False"):
+        watched = train(data, GradientCheck(), module_type=ManualCritic)
+    same_state(plain, watched)
+
+
+def test_a_wrong_layer_of_a_critic_is_found():
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient
+
+    class Double(nn.Module):
+        def forward(self, x):
+            return Wrong.apply(x)
+
+    class WrongCritic(Critic):
+        def __init__(self):
+            super().__init__()
+            self.net.append(Double())
+
+    with pytest.raises(GradientCheckError, match=r"the gradient of net\.3 \(Double\) in WrongCritic is wrong"):
+        train(partial(loader, batches()), GradientCheck(), module_type=WrongCritic)
+
+
+class Embedded(Regression):
+    """An embedding whose rows are rescaled in its forward pass."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Linear(4, 8), torch.optim.SGD)
+        self.words = nn.Embedding(8, 8, max_norm=0.5)
+
+    def training_step(self, batch, batch_idx):
+        return (self.net(batch[0]) - self.words(torch.arange(8))).square().mean()
+
+
+def test_an_embedding_with_a_largest_norm_is_no_wrong_gradient_and_is_put_back():
+    data = partial(loader, batches())
+    spectrum, check = HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1), GradientCheck()
+    plain, watched = train(data, module_type=Embedded), train(data, spectrum, check, module_type=Embedded)
+    assert check.result.passed
+    assert len(spectrum.history) == 3
+    same_state(plain, watched)
 
 
 def test_a_teacher_that_is_moved_before_its_use_is_not_called_wrong():
