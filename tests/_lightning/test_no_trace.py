@@ -4,11 +4,13 @@ import math
 import queue
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.quadratics import dense_hessian
 from helpers.runs import Regression, batches, loader, trainer
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
@@ -70,15 +72,71 @@ class Itself:
         return self.data.pop(0)
 
 
+class Shuffling(Sampler):
+    """Shuffles what it shuffled before with a generator of its own, as chemprop's."""
+
+    def __init__(self):
+        self.order, self.generator = np.arange(48), np.random.default_rng(5)
+
+    def __iter__(self):
+        self.generator.shuffle(self.order)
+        return iter(self.order.tolist())
+
+    def __len__(self):
+        return 48
+
+
+class ReadOnce(IterableDataset):
+    """What comes from somewhere, as a file that was opened, and is then gone."""
+
+    def __init__(self):
+        self.source = (example for example in examples())
+
+    def __iter__(self):
+        return self.source
+
+
+class Remembering:
+    """A loader that knows where it is, and is asked for it."""
+
+    def __init__(self):
+        self.data, self.position = batches(), 0
+
+    def __iter__(self):
+        self.position = 0
+        while self.position < len(self.data):
+            self.position += 1
+            yield self.data[self.position - 1]
+
+    def __len__(self):
+        return len(self.data)
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+
+def seeded(seed):
+    return DataLoader(examples(), 8, shuffle=True, generator=torch.Generator().manual_seed(seed))
+
+
 LOADERS = {
-    "generator": lambda: DataLoader(examples(), 8, shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "generator": lambda: seeded(3),
     "sampler": lambda: DataLoader(
         examples(), 8, sampler=RandomSampler(examples(), generator=torch.Generator().manual_seed(4))
     ),
     "counter": lambda: DataLoader(examples(), 8, sampler=Counting()),
+    "shuffling": lambda: DataLoader(examples(), 8, sampler=Shuffling()),
     "queue": lambda: DataLoader(Queued(), 8),
+    "read once": lambda: DataLoader(ReadOnce(), 8),
     "itself": Itself,
+    "remembering": Remembering,
+    "dict": lambda: {"first": seeded(3), "second": seeded(4)},
+    "combined": lambda: CombinedLoader({"first": seeded(3), "second": loader(batches(4))}, "max_size_cycle"),
 }
+STREAMS = {"queue", "read once"}
 
 
 class Recording(Regression):
@@ -87,8 +145,9 @@ class Recording(Regression):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(batch[0].clone())
-        return super().training_step(batch, batch_idx)
+        parts = [*batch.values()] if isinstance(batch, dict) else [batch]
+        self.seen.append(torch.cat([x for x, _ in parts]))
+        return torch.stack([super(Recording, self).training_step(part, batch_idx) for part in parts]).sum()
 
 
 def train(make, *callbacks, module_type=Recording, **settings):
@@ -101,35 +160,56 @@ def train(make, *callbacks, module_type=Recording, **settings):
 
 OBSERVERS = {
     "spectrum": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1),
-    "two batches": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1, num_batches=2),
-    "validation": lambda: HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1, source="val"),
     "check": GradientCheck,
     "detector": PathologyDetector,
+    "monitor": lambda: GradientMonitor(weight_norm=True, update_ratio=True, cosine=True, histograms=True),
 }
+SPECTRA = {"first batch": {}, "two batches": {"num_batches": 2}, "validation": {"source": "val"}}
 
 
-@pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("observer", OBSERVERS)
-def test_training_sees_the_batches_that_it_would_have_seen(name, observer):
-    callback = OBSERVERS[observer]()
-    plain, watched = train(LOADERS[name]), train(LOADERS[name], callback)
-    assert callback.failure is None
-    assert getattr(callback, "history", True)
-    assert len(plain.seen) == len(watched.seen) == 6
+def observers(**probe):
+    spectrum = HessianSpectrum(every_n_steps=2, top_k=1, rtol=0.1, **probe)
+    return [spectrum, *(make() for name, make in OBSERVERS.items() if name != "spectrum")]
+
+
+def unseen(plain, watched, callbacks):
+    for callback in callbacks:
+        assert callback.failure is None
+        assert getattr(callback, "history", True)
+    assert len(plain.seen) == len(watched.seen) > 0
     assert all(map(torch.equal, plain.seen, watched.seen))
     assert all(map(torch.equal, plain.parameters(), watched.parameters()))
 
 
-@pytest.mark.parametrize("name", ["generator", "sampler", "counter", "itself"])
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("probe", SPECTRA)
+def test_training_sees_the_batches_that_it_would_have_seen(name, probe):
+    epochs = 1 if name in STREAMS | {"itself"} else 2
+    callbacks = observers(**SPECTRA[probe])
+    plain, watched = (train(LOADERS[name], *watching, max_epochs=epochs) for watching in ([], callbacks))
+    assert len(plain.seen) == 6 * epochs
+    unseen(plain, watched, callbacks)
+
+
+@pytest.mark.parametrize("name", sorted(LOADERS.keys() - STREAMS))
 def test_initial_weights_take_no_batch_from_training(name):
     plain, initialised = train(LOADERS[name]), train(LOADERS[name], WeightInitialization())
     assert len(initialised.seen) == 6
     assert all(map(torch.equal, plain.seen, initialised.seen))
 
 
-def test_initial_weights_are_refused_where_a_batch_could_only_be_taken_from_training():
+def test_workers_that_stay_give_what_they_would_have_given():
+    data = DataLoader(examples(), 8, shuffle=True, num_workers=1, persistent_workers=True)
+    plain, callbacks = train(lambda: data), observers()
+    unseen(plain, train(lambda: data, *callbacks), callbacks)
+    initialised = train(lambda: data, WeightInitialization())
+    assert all(map(torch.equal, plain.seen, initialised.seen))
+
+
+@pytest.mark.parametrize("name", sorted(STREAMS))
+def test_initial_weights_are_refused_where_a_batch_could_only_be_taken_from_training(name):
     with pytest.raises(ArgumentError, match="training data cannot be copied"):
-        train(LOADERS["queue"], WeightInitialization())
+        train(LOADERS[name], WeightInitialization())
 
 
 class Penalised(Regression):
