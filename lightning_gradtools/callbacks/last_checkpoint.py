@@ -20,7 +20,7 @@ from lightning_gradtools._lightning.checkpoints import (
 )
 from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.flavour import is_a
-from lightning_gradtools._lightning.loop import is_accumulating, is_broken_off
+from lightning_gradtools._lightning.loop import act_last, is_accumulating, is_broken_off
 from lightning_gradtools._lightning.random_state import go_on_from, random_state
 from lightning_gradtools.arguments import ArgumentError, described, number
 from lightning_gradtools.distributed import gather_objects
@@ -80,8 +80,9 @@ class LastCheckpoint(Checkpoint):
         return described(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a run."""
+        """Begin a run, as the last of the callbacks: what is saved holds what the others made of the batch."""
         if stage == "fit":
+            act_last(trainer, self)
             self._saved_at, self._changing, self._trains, self._random = None, None, False, None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
