@@ -64,7 +64,6 @@ def act_last(trainer: Trainer, callback: Callback) -> None:
     trainer.callbacks = [*others, callback]  # type: ignore[attr-defined]
 
 
-
 def log_folder(trainer: Trainer) -> Path:
     """Return the folder of the first logger, or the Trainer's own without one; on the rank that logs.
 

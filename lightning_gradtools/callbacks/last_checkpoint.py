@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_gradtools._lightning.checkpoints import (
+    NotSavedError,
     batches_processed,
     ends_epoch,
     save,
@@ -45,6 +46,9 @@ class LastCheckpoint(Checkpoint):
     weights, the checkpoint before stays. With shards of the weights on several ranks (FSDP, tensor parallelism) an
     exception or Ctrl-C saves nothing, because one rank alone cannot; SIGTERM does.
 
+    A save that fails, as on a full disk, is said once and tried again when the next is due; training goes on, on all
+    ranks, and the checkpoint before stays.
+
     Args:
         dirpath: the folder, on a local disk; by default ``checkpoints`` in the Trainer's ``default_root_dir``.
         every_minutes: how often to save within an epoch; None: only at its end. One save takes about as long as
@@ -75,6 +79,7 @@ class LastCheckpoint(Checkpoint):
         self._changing: int | None = None  # the step before the one which the optimizer is taking
         self._interrupt = _HeldInterrupt()
         self._random: list[Any] | None = None  # what a checkpoint says of the random state
+        self._told = False  # that the latest save failed
 
     def __repr__(self) -> str:
         return described(self)
@@ -181,14 +186,28 @@ class LastCheckpoint(Checkpoint):
         if not is_training or trainer.fast_dev_run or processed == self._saved_at:  # type: ignore[attr-defined]
             return
         path = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if trainer.is_global_zero:  # who goes on from here does not log these steps again
-            for logger in trainer.loggers:
-                logger.save()
-        save(trainer, path, alone=alone)
-        self.last_model_path = str(path)
-        self._saved_at, self._saved_when = processed, time.monotonic()
+        try:
+            if trainer.is_global_zero:  # who goes on from here does not log these steps again
+                self._flush(trainer.loggers)
+            save(trainer, path, alone=alone)
+            self.last_model_path, self._saved_at, self._told = str(path), processed, False
+        except NotSavedError as failure:
+            if failure.__cause__ is not None and not self._told:
+                self._told = True
+                tell(
+                    f"LastCheckpoint: could not save at step {trainer.global_step}; training goes on, and it is tried"
+                    f" again later: {type(failure.__cause__).__name__}: {failure.__cause__}"
+                )
+        self._saved_when = time.monotonic()  # after a failure too: not every batch is to try
         self._ask_at = self._counted_from = processed
+
+    @staticmethod
+    def _flush(loggers: Iterable[Any]) -> None:
+        for logger in loggers:
+            try:
+                logger.save()
+            except Exception as error:
+                tell(f"LastCheckpoint: {type(logger).__name__} could not save: {type(error).__name__}: {error}")
 
 
 class _HeldInterrupt:
