@@ -519,6 +519,35 @@ def test_the_search_for_a_nan_computes_in_the_precision_of_training():
     assert [event.direction for event in detector.history.nonfinite] == ["loss"]  # and not "unknown": it came again
 
 
+class Normed(Regression):
+    """Batch statistics, and a loss that is NaN where a target is large."""
+
+    def __init__(self):
+        super().__init__(lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)), torch.optim.SGD)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * torch.where(batch[1].max() > 50, math.nan, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile, of what a copied module holds
+def test_the_search_for_a_nan_in_a_compiled_module_runs_a_copy_of_it():
+    def run(*callbacks):
+        torch.manual_seed(0)
+        module = Normed()
+        data = batches()
+        data[5][1][0] = 100
+        trainer(*callbacks).fit(torch.compile(module, backend="eager"), loader(data), loader(batches(2)))
+        return module.net[1]
+
+    detector = PathologyDetector(on_critical="log", on_warning="log", table=False)
+    plain, watched = run(), run(detector)
+    assert [event.direction for event in detector.history.nonfinite] == ["loss"]
+    assert watched.num_batches_tracked == plain.num_batches_tracked == 6
+    assert torch.equal(watched.running_mean, plain.running_mean)
+    assert torch.equal(watched.running_var, plain.running_var)
+    assert watched.running_var.isfinite().all()
+
+
 def test_gradients_inside_the_loss_are_not_those_of_the_loss():
     detector = PathologyDetector(every_n_steps=1, on_warning="log", on_critical="log", table=False)
     train(lambda: loader(batches()), detector, module_type=Penalised)
