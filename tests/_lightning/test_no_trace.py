@@ -529,7 +529,6 @@ class Normed(Regression):
         return super().training_step(batch, batch_idx) * torch.where(batch[1].max() > 50, math.nan, 1.0)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile, of what a copied module holds
 def test_the_search_for_a_nan_in_a_compiled_module_runs_a_copy_of_it():
     def run(*callbacks):
         torch.manual_seed(0)
