@@ -51,6 +51,11 @@ def local_shard(tensor: DTensor) -> tuple[Tensor, DeviceMesh, tuple[int, ...]]:
     return tensor.to_local(), tensor.device_mesh, split
 
 
+def on_this_rank(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of ``tensor``, in the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def sum_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
     """Sum ``values`` in place over the mesh dimensions ``split``: a sharded sum is whole only then."""
     return _reduce_over_shards(values, mesh, split, dist.ReduceOp.SUM)

@@ -20,7 +20,7 @@ from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions, without_autocast
+from lightning_gradtools._lightning.probe import training_loss, undisturbed, without_autocast
 from lightning_gradtools._lightning.repeated_warnings import once_each
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
@@ -219,7 +219,7 @@ class HessianSpectrum(Observer):
             "batches": self._batches,
             "complete": self._complete,
             "places": sorted(self._places),
-            "moved": sorted(self._moved),
+            "moved": [],  # which releases that looked for it read
             "vectors": self._measurement.vectors,
         }
         return tree_map(_on_cpu, state) if _is_small_and_plain(state) else None
@@ -227,9 +227,6 @@ class HessianSpectrum(Observer):
     def release(self) -> None:
         self._batches: list[tuple[Any, int]] = []  # and the index that each had
         self._complete = False
-        self._watched: dict[str, Tensor] = {}  # what no optimizer moves, as of the start of the epoch
-        self._versions: dict[str, int] = {}
-        self._moved: set[str] = set()  # what training_step moves itself
         self._places: set[tuple[int, int]] = set()  # of the validation batches that were kept
         self._passing: list[tuple[Any, int]] = []  # the batch at hand, until it is known to have a loss
         self._measurement = SpectrumMeasurement(self._settings(), _progress)
@@ -293,16 +290,12 @@ class HessianSpectrum(Observer):
             here = partial(_on, pl_module.device)
             self._batches = [(tree_map(here, batch), index) for batch, index in own["batches"]]
             self._complete, self._places = own["complete"], {(i, j) for i, j in own["places"]}
-            self._moved = set(own["moved"])
             self._measurement.vectors = tuple(map(here, own["vectors"]))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first batches that pass and have a loss, so that the loader need not be asked for them."""
         if self.source == "train" and not self._complete:
             self._passing = [(kept(batch), batch_idx)]
-        if batch_idx == 0 or not self._watched:  # to walk a large module takes longer than all else here
-            self._watched = unoptimized(pl_module)
-        self._versions = versions(self._watched)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -326,8 +319,6 @@ class HessianSpectrum(Observer):
     ) -> None:
         """Compute, if this batch took a step that is one to."""
         passing, self._passing = self._passing, []
-        now = versions(self._watched)
-        self._moved |= {name for name, version in self._versions.items() if now[name] != version}
         if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
             self._keep(passing[0])
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
@@ -398,7 +389,7 @@ class HessianSpectrum(Observer):
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
         try:
-            with together, once_each(self._given), undisturbed(pl_module, self._moving(pl_module)), self._attention():
+            with together, once_each(self._given), undisturbed(pl_module), self._attention():
                 found = self._measure(trainer, pl_module)
         except KeyboardInterrupt:
             pass
@@ -425,10 +416,9 @@ class HessianSpectrum(Observer):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
         parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
         sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
-        before = [(tensor, tensor.detach().clone()) for tensor in self._moving(pl_module)]
         several = "shards" if sharded else "replicas"
         probe = Probe(
-            losses=[partial(self._loss, pl_module, before, *batch) for batch in self._batches],
+            losses=[partial(self._loss, pl_module, *batch) for batch in self._batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
@@ -438,17 +428,8 @@ class HessianSpectrum(Observer):
         spectrum, values = self._measurement.measure(probe)
         return spectrum, {**values, "curvature/probe_loss": loss}
 
-    def _moving(self, pl_module: LightningModule) -> list[Tensor]:
-        found = unoptimized(pl_module)
-        return [found[name] for name in sorted(self._moved & found.keys())]
-
-    def _loss(
-        self, pl_module: LightningModule, before: list[tuple[Tensor, Tensor]], batch: Any, batch_idx: int
-    ) -> Tensor:
-        """Return the loss of a batch, at the same random numbers and the same frozen weights each time."""
-        for tensor, value in before:
-            if not torch.equal(tensor, value):
-                tensor.data.copy_(value)
+    def _loss(self, pl_module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, at the same random numbers each time."""
         torch.manual_seed(self.seed)
         with without_autocast(pl_module):
             return training_loss(pl_module, kept(batch), batch_idx)
