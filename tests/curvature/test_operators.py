@@ -210,6 +210,42 @@ def test_what_adam_does_not_move_has_no_curvature_in_its_metric():
     torch.testing.assert_close(found.eigenvalues, expected[expected.abs().argsort(descending=True)][:2])
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lambda moments: moments.mul(255).byte(),
+        lambda moments: moments.to(torch.float8_e4m3fn),
+        lambda moments: moments.reshape(-1),
+        lambda moments: moments.mean(0),  # of rows alone, as Adafactor's
+        lambda moments: (moments, 1.0),
+    ],
+    ids=["bytes", "float8", "flat", "factored", "pair"],
+)
+def test_moments_that_are_not_one_number_for_each_weight_are_refused_by_name(packed):
+    loss, net = network()
+    optimizer = torch.optim.Adam(net.parameters())
+    loss().backward()
+    optimizer.step()
+    state = optimizer.state[net[0].weight]
+    state["exp_avg_sq"] = packed(state["exp_avg_sq"])
+    with pytest.raises(
+        ArgumentError, match=r"optimizer=Adam: its second moments \(exp_avg_sq\) are quantised or packed"
+    ):
+        adam_preconditioner(RetainedHessian(loss, net.parameters()).space, optimizer)
+
+
+def test_moments_in_half_precision_are_numbers():
+    loss, net = network()
+    optimizer = torch.optim.Adam(net.parameters(), eps=1e-3)
+    loss().backward()
+    optimizer.step()
+    space = RetainedHessian(loss, net.parameters()).space
+    exact = adam_preconditioner(space, optimizer)
+    for state in optimizer.state.values():
+        state["exp_avg_sq"] = state["exp_avg_sq"].bfloat16()
+    torch.testing.assert_close(adam_preconditioner(space, optimizer), exact, rtol=2**-8, atol=0)
+
+
 def test_a_metric_is_positive():
     loss, net = network()
     operator = RetainedHessian(loss, net.parameters())

@@ -99,8 +99,8 @@ class HessianSpectrum(Observer):
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
-    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is
-    interrupted (Ctrl-C) is given up, and training goes on.
+    ranks; where only the bound, the trace, the density or a layer's block fails, its keys are absent, which is
+    told once. One that is interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
@@ -117,7 +117,7 @@ class HessianSpectrum(Observer):
         trace: whether to estimate the trace, or with how many products in all; True is 100.
         density: whether to estimate the density, or with how many products in all; True is 500.
         stability: whether to compare learning rate × sharpness with the optimizer's bound. For Adam this
-            needs one more eigenvalue. With several learning rates the largest counts.
+            needs one more eigenvalue. Of several parameter groups the one nearest its bound counts.
         per_layer: whether to compute the top eigenvalue of each layer's block of the Hessian too.
         num_batches: probe batches; fewer if the loader has not as many.
         source: ``"train"`` or ``"val"``: the loader of the probe batches.
@@ -402,7 +402,7 @@ class HessianSpectrum(Observer):
         self.history.append((step, values))
         publish(trainer, values)
         log_scalars(trainer, values, step)
-        if self.density and trainer.is_global_zero:
+        if self.latest.density is not None and trainer.is_global_zero:
             self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
