@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
+from lightning_gradtools._lightning.full_precision import HALF, Precision, frozen_in_float32
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.probe import training_loss, undisturbed, without_autocast
@@ -89,7 +90,8 @@ class HessianSpectrum(Observer):
     changes is the model: the first ones with a loss that training passes, or that validation (its sanity check
     too) passes, copied then. No loader is asked for a batch, so nothing is computed before they have passed.
     Modules of dropout and batch normalisation are in evaluation mode meanwhile, all others in their own; random
-    numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32.
+    numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32; so do
+    frozen weights in half precision, which take twice their room then.
     Each computation starts from the last one's eigenvectors.
 
     A checkpoint holds the probe batches of each rank and those eigenvectors, so that a resumed run measures the
@@ -129,7 +131,7 @@ class HessianSpectrum(Observer):
         seed: of the random vectors.
 
     Raises:
-        ArgumentError: for a value that cannot work; and at fit start for manual optimisation, weights in half
+        ArgumentError: for a value that cannot work; and at fit start for manual optimisation, what is trained in half
             precision, and strategies that keep weights where no product can reach them (FSDP1, DeepSpeed).
 
     Attributes:
@@ -257,18 +259,11 @@ class HessianSpectrum(Observer):
                 f"strategy={type(trainer.strategy).__name__}: HessianSpectrum needs whole or DTensor parameters:"
                 " a single device, DDP, or ModelParallelStrategy (FSDP2)"
             )
-        halves = {p.dtype for p in pl_module.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
-        if halves:
-            raise ArgumentError(
-                f"precision={trainer.precision}: weights in {halves.pop()} are too coarse for curvature;"
-                " HessianSpectrum needs them in float32 or float64, as under bf16-mixed"
-            )
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ArgumentError(
                 f"{name}.training_step takes dataloader_iter: HessianSpectrum needs one that takes a batch"
             )
-        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
-            raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
+        _trained(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the time, and say if there is no bound to compare with."""
@@ -381,9 +376,10 @@ class HessianSpectrum(Observer):
                 together,
                 once_each(self._given),
                 undisturbed(pl_module, self._moving.of(pl_module)),
+                frozen_in_float32(pl_module) as precision,
                 self._attention(),
             ):
-                found = self._measure(trainer, pl_module)
+                found = self._measure(trainer, pl_module, precision)
         except KeyboardInterrupt:
             pass
         except RankFailure as failure:
@@ -406,13 +402,15 @@ class HessianSpectrum(Observer):
             self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
-        parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, precision: Precision
+    ) -> tuple[Spectrum, dict[str, float]]:
+        parameters = _trained(trainer, pl_module)
         sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
-        before = [(tensor, tensor.detach().clone()) for tensor in self._moving.of(pl_module)]
         several = "shards" if sharded else "replicas"
+        before = [(tensor, tensor.detach().clone()) for tensor in self._moving.of(pl_module)]
         probe = Probe(
-            losses=[partial(self._loss, pl_module, before, *batch) for batch in self._kept.batches],
+            losses=[partial(self._loss, pl_module, precision, before, *batch) for batch in self._kept.batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
@@ -423,12 +421,17 @@ class HessianSpectrum(Observer):
         return spectrum, {**values, "curvature/probe_loss": loss}
 
     def _loss(
-        self, pl_module: LightningModule, before: list[tuple[Tensor, Tensor]], batch: Any, batch_idx: int
+        self,
+        pl_module: LightningModule,
+        precision: Precision,
+        before: list[tuple[Tensor, Tensor]],
+        batch: Any,
+        batch_idx: int,
     ) -> Tensor:
         """Return the loss of a batch, at the same random numbers and the same frozen weights each time."""
         put_back(before)
         torch.manual_seed(self.seed)
-        with without_autocast(pl_module):
+        with without_autocast(pl_module), precision():
             return training_loss(pl_module, kept(batch), batch_idx)
 
     def _attention(self) -> AbstractContextManager[None]:
@@ -465,6 +468,27 @@ class HessianSpectrum(Observer):
             bounds=found.bounds.numpy(),
         )
         part.replace(path)
+
+
+def _trained(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+    """Return the parameters that are trained, by name.
+
+    Raises:
+        ArgumentError: if there is none, or one is in half precision, or a frozen one is so and sharded.
+    """
+    found: dict[str, Tensor] = {}
+    for name, parameter in pl_module.named_parameters():
+        if parameter.dtype in HALF and (parameter.requires_grad or isinstance(parameter, DTensor)):
+            kind = "trained" if parameter.requires_grad else "frozen and sharded"
+            raise ArgumentError(
+                f"precision={trainer.precision}: {plain_name(name)} is {kind} in {parameter.dtype}, which is too coarse"
+                " for curvature; HessianSpectrum needs it in float32 or float64, as under bf16-mixed"
+            )
+        if parameter.requires_grad:
+            found[plain_name(name)] = parameter
+    if not found:
+        raise ArgumentError(f"{type(pl_module).__name__}: HessianSpectrum needs a parameter that requires a gradient")
+    return found
 
 
 def _reshard(pl_module: LightningModule) -> None:
