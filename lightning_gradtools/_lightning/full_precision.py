@@ -23,8 +23,9 @@ def frozen_in_float32(pl_module: LightningModule) -> Iterator[Precision]:
     """Let frozen weights and buffers in half precision be float32 ones, and give the context to run the module in.
 
     Adapters on a base in half precision (LoRA) are trained in float32, but what the base does to them is rounded to 8
-    bits: no eigenvalue survives that to a tolerance of 1e-3, and no difference of gradients. In float32 the base
-    takes twice its room, for as long as this lasts. Afterwards its tensors are the same as before, bit by bit.
+    bits: no eigenvalue survives that to a tolerance of 1e-3, and no difference of gradients. For as long as
+    this lasts the base is there in float32 too, and takes three times its room. Afterwards its tensors are the same as
+    before, bit by bit.
 
     Sharded weights stay as they are, because all that FSDP2 gathers together has one dtype.
     """

@@ -91,7 +91,7 @@ class HessianSpectrum(Observer):
     too) passes, copied then. No loader is asked for a batch, so nothing is computed before they have passed.
     Modules of dropout and batch normalisation are in evaluation mode meanwhile, all others in their own; random
     numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32; so do
-    frozen weights in half precision, which take twice their room then.
+    frozen weights in half precision, which take three times their room then.
     Each computation starts from the last one's eigenvectors.
 
     A checkpoint holds the probe batches of each rank and those eigenvectors, so that a resumed run measures the
