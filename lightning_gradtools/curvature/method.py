@@ -24,7 +24,7 @@ METHODS: dict[str, Callable[[LossFunction, Iterable[Tensor]], CurvatureOperator]
     "finite_difference": FiniteDifferenceHessian,
 }
 
-# A retained graph and a product on it held 3.7 times the peak of one gradient on a GPT of 0.8M parameters.
+# A retained graph and a product on it held 4 times the peak of one gradient on a GPT of 0.8M parameters.
 _GRAPH_GROWTH = 4.0
 
 
