@@ -5,7 +5,8 @@ gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTenso
 must take alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, TypeVar
 
@@ -32,41 +33,97 @@ class RankFailure(RuntimeError):  # noqa: N818 (it names what happened, elsewher
         self.interrupted = interrupted
 
 
-def summed(tensor: DTensor) -> DTensor:
+@dataclass(frozen=True, eq=False)
+class LocalPart:
+    """What this rank holds of a tensor.
+
+    Attributes:
+        values: its entries on this rank: those of a plain tensor, or of the shard of a ``DTensor``.
+        mesh: that the tensor lies on; None for a plain tensor.
+        split: dimensions of the mesh along which the ranks hold different entries; along the others they hold the same.
+        place: number of this part among all parts, from 0; ranks that hold the same entries share it.
+        dims: by dimension of the mesh in ``split``, the tensor's dimension that is split there; None if not one.
+    """
+
+    values: Tensor
+    mesh: DeviceMesh | None = None
+    split: tuple[int, ...] = ()
+    place: int = 0
+    dims: tuple[int | None, ...] = ()
+
+    @property
+    def layout(self) -> "Layout | None":
+        """How it is split, equal for tensors whose sums may share one reduction; None if it is whole on this rank."""
+        return Layout(self.mesh, self.split) if self.mesh is not None and self.split else None
+
+    def across(self, first: int) -> "Layout | None":
+        """Return the part of the layout that splits the tensor's dimensions from ``first`` on; None without one."""
+        split = tuple(
+            axis for axis, dim in zip(self.split, self.dims, strict=True) if first == 0 or dim is None or dim >= first
+        )
+        return Layout(self.mesh, split) if self.mesh is not None and split else None
+
+
+class Layout(NamedTuple):
+    """Dimensions of a mesh along which tensors are split: what their ranks have to reduce over."""
+
+    mesh: DeviceMesh
+    split: tuple[int, ...]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum ``values`` in place over the parts, on each rank: a sharded sum is whole only then."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Tensor) -> Tensor:
+        """Take the maximum of ``values`` in place over the parts, as for a flag."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        for dim in self.split:
+            dist.all_reduce(values, op=op, group=self.mesh.get_group(dim))
+        return values
+
+
+def summed(tensor: Tensor) -> Tensor:
     """Carry out the sum that a ``Partial`` placement leaves pending, if ``tensor`` has one.
 
     Tensor parallelism leaves them on gradients of replicated weights. Neither the norm nor the clamp of a sum
     can be had from its terms, of which every rank holds one.
     """
-    if not any(placement.is_partial() for placement in tensor.placements):
+    if not isinstance(tensor, DTensor) or not any(placement.is_partial() for placement in tensor.placements):
         return tensor
     placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
     return tensor.redistribute(placements=placements)
 
 
-def local_shard(tensor: DTensor) -> tuple[Tensor, DeviceMesh, tuple[int, ...]]:
-    """Return this rank's part of ``tensor``, its mesh, and the mesh dimensions along which it is split."""
+def local_part(tensor: Tensor) -> LocalPart:
+    """Return what this rank holds of ``tensor``, plain or a ``DTensor`` of any mesh and placement.
+
+    A pending sum is carried out, which communicates. What is neither a copy nor a sum is a share: FSDP2 over tensor
+    parallelism shards by a class of its own, which says of itself that it is no shard.
+    """
     tensor = summed(tensor)
-    split = tuple(dim for dim, placement in enumerate(tensor.placements) if placement.is_shard())
-    return tensor.to_local(), tensor.device_mesh, split
+    if not isinstance(tensor, DTensor):
+        return LocalPart(tensor)
+    mesh = tensor.device_mesh
+    split = {i: each for i, each in enumerate(tensor.placements) if not each.is_replicate() and mesh.size(i) > 1}
+    coordinate: Sequence[int] = mesh.get_coordinate() or [0] * mesh.ndim
+    place = 0
+    for axis in split:
+        place = place * mesh.size(axis) + coordinate[axis]
+    dims = tuple(getattr(each, "dim", None) for each in split.values())
+    return LocalPart(tensor.to_local(), mesh, tuple(split), place, dims)
 
 
-def sum_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
-    """Sum ``values`` in place over the mesh dimensions ``split``: a sharded sum is whole only then."""
-    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.SUM)
+def local_values(tensor: Tensor) -> Tensor:
+    """Return this rank's memory of ``tensor``, to be written to. Of a pending sum that is a term of it."""
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local
 
 
-def max_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
-    """Take the maximum of ``values`` in place over the mesh dimensions ``split``, as for a flag."""
-    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.MAX)
-
-
-def _reduce_over_shards(
-    values: Tensor, mesh: DeviceMesh, split: tuple[int, ...], op: dist.ReduceOp.RedOpType
-) -> Tensor:
-    for dim in split:
-        dist.all_reduce(values, op=op, group=mesh.get_group(dim))
-    return values
+def is_distributed(tensor: Tensor) -> bool:
+    """Say whether ``tensor`` may lie on several ranks, so that they have to reduce together what it adds up to."""
+    return isinstance(tensor, DTensor)
 
 
 def any_rank(flag: Tensor) -> Tensor:

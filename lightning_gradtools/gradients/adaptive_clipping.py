@@ -16,10 +16,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.arguments import number
-from lightning_gradtools.distributed import local_shard, sum_over_shards, summed
+from lightning_gradtools.distributed import local_part, summed
 from lightning_gradtools.gradients.clipping import stored_in_place
 
 
@@ -50,8 +49,7 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
         if parameter.grad.layout == torch.sparse_coo:
             factors = _clip_rows_(parameter, ratio, min_weight_norm)
         else:
-            if isinstance(parameter.grad, DTensor):
-                parameter.grad = summed(parameter.grad)
+            parameter.grad = summed(parameter.grad)
             bound = ratio * unit_norms(parameter.detach()).clamp(min=min_weight_norm)
             factors = _factors(bound, unit_norms(parameter.grad))
             stored = stored_in_place(parameter.grad)
@@ -64,14 +62,11 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
 
 def unit_norms(tensor: Tensor) -> Tensor:
     """Return the 2-norm of every unit that this rank holds, in a shape that broadcasts against ``tensor``."""
-    if not isinstance(tensor, DTensor):
-        return _norms_of_units(tensor)
-    local, mesh, split = local_shard(tensor)
-    norms = _norms_of_units(local)
-    # Along the first dimension whole units of a matrix lie on one rank. FSDP2 over tensor parallelism shards by a
-    # class of its own, so the dimension is asked for and not the class.
-    across = tuple(each for each in split if local.ndim <= 1 or tensor.placements[each].dim > 0)  # type: ignore[attr-defined]
-    return sum_over_shards(norms.square(), mesh, across).sqrt() if across else norms
+    part = local_part(tensor)
+    norms = _norms_of_units(part.values)
+    # Along the first dimension whole units of a matrix lie on one rank.
+    across = part.across(0 if tensor.ndim <= 1 else 1)
+    return norms if across is None else across.sum(norms.square()).sqrt()
 
 
 def _norms_of_units(tensor: Tensor) -> Tensor:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.distributed import local_shard, sum_over_shards
+from lightning_gradtools.distributed import is_distributed, local_part
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -23,9 +22,10 @@ def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 
 def _inner_product(a: Tensor, b: Tensor) -> Tensor:
-    if isinstance(a, DTensor) and isinstance(b, DTensor):
-        local, mesh, split = local_shard(a)
-        return sum_over_shards(_inner_product(local, local_shard(b)[0]), mesh, split)
+    if is_distributed(a):
+        part = local_part(a)
+        product = _inner_product(part.values, local_part(b).values)
+        return product if part.layout is None else part.layout.sum(product)
     if a.layout != torch.strided:
         return torch.sparse.sum(a.coalesce() * b.coalesce()).real
     if a.dtype in (torch.float16, torch.bfloat16):

@@ -21,10 +21,8 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.distributed import local_shard, max_over_shards, sum_over_shards
+from lightning_gradtools.distributed import Layout, is_distributed, local_part
 
 # Elements that a CPU adds up in one go, and the length of the rows it reduces first where there are more, by
 # p. The relative error then stays under 1e-6 on normally distributed elements of any number (docs/gradients.md).
@@ -86,7 +84,7 @@ _kind = attrgetter("__class__", "layout", "dtype", "device")
 def are_plain(tensors: Sequence[Tensor]) -> bool:
     """Say whether all of ``tensors`` are dense, not ``DTensor``, of one dtype and on one device."""
     kinds = set(map(_kind, tensors))
-    return len(kinds) == 1 and tensors[0].layout == torch.strided and not isinstance(tensors[0], DTensor)
+    return len(kinds) == 1 and tensors[0].layout == torch.strided and not is_distributed(tensors[0])
 
 
 def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
@@ -114,20 +112,19 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: 
 
     norms: list[Tensor] = [torch.empty(0)] * len(tensors)
     dense: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-    sharded: dict[tuple[DeviceMesh, tuple[int, ...]], list[int]] = {}
+    sharded: dict[Layout, list[int]] = {}
     for index, tensor in enumerate(tensors):
-        if isinstance(tensor, DTensor):
-            tensor, mesh, split = local_shard(tensor)
-            if split:
-                sharded.setdefault((mesh, split), []).append(index)
-        values = stored_values(tensor)
+        part = local_part(tensor)
+        if part.layout is not None:
+            sharded.setdefault(part.layout, []).append(index)
+        values = stored_values(part.values)
         dense.setdefault((values.device, values.dtype), []).append((index, values))
     for members in dense.values():
         found = _dense_norms([values for _, values in members], norm_type, accumulate)
         for (index, _), norm in zip(members, found, strict=True):
             norms[index] = norm
-    for (mesh, split), indices in sharded.items():
-        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, mesh, split)
+    for layout, indices in sharded.items():
+        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, layout)
         for index, norm in zip(indices, whole.to(norms[indices[0]].dtype), strict=True):
             norms[index] = norm
 
@@ -187,11 +184,11 @@ def _max_norm(tensor: Tensor) -> Tensor:
     return torch.maximum(-smallest, largest).to(dtype or tensor.dtype)
 
 
-def _whole_norms(norms: Tensor, norm_type: float, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
+def _whole_norms(norms: Tensor, norm_type: float, layout: Layout) -> Tensor:
     """Return the norms of whole tensors from those of this rank's shards: one collective for them all."""
     if norm_type == math.inf:
-        return max_over_shards(norms, mesh, split)
-    return sum_over_shards(norms**norm_type, mesh, split) ** (1 / norm_type)
+        return layout.max(norms)
+    return layout.sum(norms**norm_type) ** (1 / norm_type)
 
 
 @dataclass(frozen=True)
@@ -221,14 +218,11 @@ def find_nonfinite(tensors: Iterable[Tensor]) -> NonFinite:
     """
     nan, inf = [], []
     for index, tensor in enumerate(tensors):
-        sharding = None
-        if isinstance(tensor, DTensor):
-            tensor, mesh, split = local_shard(tensor)
-            sharding = mesh, split
-        values = stored_values(tensor)
+        part = local_part(tensor)
+        values = stored_values(part.values)
         flags = torch.stack([values.isnan().any(), values.isinf().any()]).float()  # [2]
-        if sharding:
-            max_over_shards(flags, *sharding)
+        if part.layout is not None:
+            part.layout.max(flags)
         has_nan, has_inf = flags.tolist()
         if has_nan:
             nan.append(index)

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_gradtools._lightning.batches import kept
@@ -34,7 +33,7 @@ from lightning_gradtools.callbacks.hessian_spectrum.overhead import OverheadBudg
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
 from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import RankFailure, meet
+from lightning_gradtools.distributed import RankFailure, is_distributed, meet
 from lightning_gradtools.interrupts import held_interrupts
 from lightning_gradtools.pytree import tree_map
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
@@ -424,7 +423,7 @@ class HessianSpectrum(Observer):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
         parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
-        sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        sharded = any(map(is_distributed, parameters.values()))
         before = [(tensor, tensor.detach().clone()) for tensor in self._moving(pl_module)]
         several = "shards" if sharded else "replicas"
         probe = Probe(
