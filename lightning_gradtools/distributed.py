@@ -5,6 +5,7 @@ gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTenso
 must take alike.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -69,6 +70,11 @@ class Layout(NamedTuple):
 
     mesh: DeviceMesh
     split: tuple[int, ...]
+
+    @property
+    def spans_all_ranks(self) -> bool:
+        """Whether every rank of the job takes part in a reduction over it, so that all get the very same numbers."""
+        return math.prod(self.mesh.size(dim) for dim in self.split) == world_size()
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum ``values`` in place over the parts, on each rank: a sharded sum is whole only then."""

@@ -55,8 +55,8 @@ class GradientCosine(Measurement):
             before = (
                 now  # copying failed on this rank; where gradients are sharded, the others need its part all the same
             )
-        pairs = {"inner_products": (now, before), "squares_now": (now, now), "squares_before": (before, before)}
-        return {name: inner_products(*pair) for name, pair in pairs.items()}
+        found = inner_products([*now, *now, *before], [*before, *now, *before]).chunk(3)
+        return dict(zip(("inner_products", "squares_now", "squares_before"), found, strict=True))
 
     def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
         kept = self._copies.get(context.index, {})
