@@ -7,15 +7,19 @@ must take alike.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gradtools.interrupts import raise_held_interrupt
 
@@ -90,6 +94,31 @@ class Layout(NamedTuple):
         return values
 
 
+class CommunicationError(RuntimeError):
+    """What one rank was to do by itself asks for other ranks, which are not there."""
+
+
+class _Alone(TorchDispatchMode):
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace.lstrip("_").startswith("c10d"):
+            raise CommunicationError(
+                f"it talks to the other ranks ({func.namespace}.{func.__name__.partition('.')[0].strip('_')}), and"
+                " cannot be run by one of them alone"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def alone() -> AbstractContextManager[Any]:
+    """Run the body on this rank alone: a collective in it raises where it would wait for ranks that do not come.
+
+    For user's code that ranks run a different number of times, or that one of them runs.
+
+    Raises:
+        CommunicationError: in the body, at a collective, with several ranks.
+    """
+    return nullcontext() if world_size() == 1 else _Alone()
+
+
 def summed(tensor: Tensor) -> Tensor:
     """Carry out the sum that a ``Partial`` placement leaves pending, if ``tensor`` has one.
 
@@ -125,6 +154,12 @@ def local_values(tensor: Tensor) -> Tensor:
     """Return this rank's memory of ``tensor``, to be written to. Of a pending sum that is a term of it."""
     local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return local
+
+
+def arrived(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, once it is there: tensor parallelism hands on results of collectives that are under way."""
+    there: Tensor = tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
+    return there
 
 
 def is_distributed(tensor: Tensor) -> bool:

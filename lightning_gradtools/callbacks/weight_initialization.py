@@ -111,7 +111,8 @@ class WeightInitialization(Callback):
         def run(module: LightningModule) -> None:
             if module.automatic_optimization:
                 with as_in_training(module):
-                    training_loss(module, batch)
+                    # to find a scale for each layer takes as many runs as the batch asks for
+                    training_loss(module, batch, in_step=self.scheme != "lsuv")
             elif module.example_input_array is not None:
                 module(module.example_input_array)
             else:
