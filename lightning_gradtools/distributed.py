@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -150,10 +151,17 @@ def local_part(tensor: Tensor) -> LocalPart:
     return LocalPart(tensor.to_local(), mesh, tuple(split), place, dims)
 
 
-def local_values(tensor: Tensor) -> Tensor:
-    """Return this rank's memory of ``tensor``, to be written to. Of a pending sum that is a term of it."""
-    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local
+def on_this_rank(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of ``tensor``, in the same memory. Of a pending sum that is a term of it."""
+    here: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return here
+
+
+def reshard(module: nn.Module) -> None:
+    """Give back the whole weights that FSDP2 keeps after a forward pass, in the place of their shards."""
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
 
 
 def arrived(tensor: Tensor) -> Tensor:

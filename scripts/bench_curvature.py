@@ -3,6 +3,7 @@
     python scripts/bench_curvature.py --quick             # about 2 minutes on a core
     python scripts/bench_curvature.py --json out.json     # 20 seeds
     python scripts/bench_curvature.py --peers             # peers too, in an environment that it makes
+    python scripts/bench_curvature.py --memory            # peak memory alone
 
 Workloads: W0, an MLP of 3,466 parameters on digits, whose dense Hessian in float64 is the truth; W1, an MLP of
 26k; W2, a CNN of 71k; W3, a GPT of 0.81M on text with mathematical attention, whose truth is a Lanczos run in
@@ -262,10 +263,29 @@ def finite_difference(work: Workload, seeds: list[int]) -> dict[str, float]:
     return {"random direction, worst": max(random), "top eigenvector, worst": max(steep)}
 
 
+PEAKS: dict[str, dict[str, Any] | None] = {
+    "one gradient": None,
+    "differences": {"method": "finite_difference"},
+    "retained graph": {"method": "retained"},
+    "auto": {},
+    "auto, memory=256 MiB": {"memory": 2**28},
+    "auto, memory=32 MiB": {"memory": 2**25},
+}
+
+
 def peak_mib(what: str) -> float:
     """Return the growth of the peak memory of a process that does ``what`` on W3 at batch 64, in MiB."""
-    code = [sys.executable, __file__, "--memory", what]
+    code = [sys.executable, __file__, "--peak-of", what]
     return float(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+
+
+def peaks() -> dict[str, float]:
+    print("peak memory on W3 at batch 64, MiB more than before; a spectrum stops after 16 gradients:")
+    found = {}
+    for what in PEAKS:
+        found[what] = peak_mib(what)
+        print(f"    {what:24}{found[what]:6.0f}", flush=True)
+    return found
 
 
 def high_water_kib() -> float:
@@ -280,11 +300,11 @@ def memory(what: str) -> None:
     work = Workload("W3", 0)
     probe = work.batch(64)
     before = high_water_kib()
-    if what == "gradient":
+    options = PEAKS[what]
+    if options is None:
         torch.autograd.grad(work.loss(probe=probe), list(work.net.parameters()))
     else:
-        method = {"differences": "finite_difference"}.get(what, what)
-        hessian_spectrum(lambda: work.loss(probe=probe), work.net.parameters(), method=method, budget=16, max_basis=10)
+        hessian_spectrum(lambda: work.loss(probe=probe), work.net.parameters(), budget=16, **options)
     print((high_water_kib() - before) / 1024)
 
 
@@ -363,11 +383,15 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=4, help="networks that the seeds are spread over")
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="peak memory alone, about 3 minutes")
+    parser.add_argument("--peak-of", choices=PEAKS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.peak_of:
+        memory(arguments.peak_of)
+        return
     if arguments.memory:
-        memory(arguments.memory)
+        peaks()
         return
     seeds, models = (6, 2) if arguments.quick else (arguments.seeds, arguments.models)
     report: dict[str, Any] = {"torch": torch.__version__, "machine": platform.platform(), "seeds": seeds}
@@ -438,10 +462,7 @@ def main() -> None:
                 flush=True,
             )
     if not arguments.quick and "W3" in names:
-        report["memory"] = {what: peak_mib(what) for what in ("gradient", "differences", "retained", "auto")}
-        basis = 12 * 814_080 * 4 / 2**20
-        print(f"peak memory on W3 at batch 64, MiB (all but gradient: with a basis of {basis:.0f}):")
-        print(f"    {report['memory']}")
+        report["memory"] = peaks()
     if arguments.peers:
         report["peers"] = peers(names)
         for label, figures in report["peers"].items():

@@ -245,6 +245,42 @@ def test_a_resumed_schedule_goes_on_and_torchs_own_is_stepped_and_monitored(flav
     assert stepped[::STEPS] == pytest.approx([0.05, 0.025, 0.0125])
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_the_last_checkpoint_holds_what_all_other_callbacks_made_of_the_batch_and_is_gone_on_from(flavour, tmp_path):
+    class Counter(flavour.pl.Callback):
+        batches, saved = 0, None
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if self.batches:
+                checkpoint = torch.load(tmp_path / "last.ckpt")
+                self.saved = (checkpoint["global_step"], checkpoint["callbacks"][self.state_key]["batches"])
+                assert self.saved == (self.batches, self.batches)
+                (best,) = (value for key, value in checkpoint["callbacks"].items() if "ModelCheckpoint" in key)
+                assert str(self.batches) in Path(best["best_model_path"]).stem
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.batches += 1
+
+        def state_dict(self):
+            return {"batches": self.batches}
+
+    def run(folder, *others, **settings):
+        module, last = flavour.module(), ours.LastCheckpoint(folder, every_minutes=0)
+        trainer = flavour.fit(module, last, *others, logger=False, **{"max_epochs": 2, **settings})
+        return weights(module), trainer
+
+    best = flavour.part("callbacks.ModelCheckpoint")(tmp_path / "best", "{step}", every_n_train_steps=1)
+    counter = Counter()
+    _, trainer = run(tmp_path, counter, best, max_epochs=1)
+    assert counter.saved == (STEPS - 1, STEPS - 1)
+    assert trainer.checkpoint_callback is best  # whose best one `test(ckpt_path="best")` looks for
+    whole, _ = run(tmp_path / "whole")
+    run(tmp_path / "half", max_epochs=1)
+    resumed, trainer = run(tmp_path / "half", ckpt_path=tmp_path / "half" / "last.ckpt")
+    assert trainer.global_step == 2 * STEPS
+    assert torch.equal(resumed, whole)
+
+
 def test_the_range_test_ends_at_its_own_and_leaves_no_trace(flavour, tmp_path):
     pytest.importorskip("matplotlib")
     module = flavour.module(train_dataloader=lambda self: loader(batches(40)))

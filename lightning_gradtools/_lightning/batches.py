@@ -62,6 +62,11 @@ def _copied(loader: Any) -> Any:
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Dataset) and not isinstance(dataset, IterableDataset):
         _share(dataset, memo)
+    if (
+        getattr(loader, "_iterator", None) is not None
+    ):  # workers that stay, which cannot be copied: a copy starts its own
+        loader = copy.copy(loader)
+        loader._iterator = None
     return copy.deepcopy(loader, memo)
 
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def batches_processed(trainer: Trainer) -> int:
     return int(total.processed)  # type: ignore[attr-defined]
 
 
+class NotSavedError(Exception):
+    """A checkpoint could not be written. All ranks raise it; on that which failed it has the reason as its cause."""
+
+
 def save(trainer: Trainer, path: Path, *, alone: bool = False) -> None:
     """Save the whole state of ``trainer`` to ``path``; what is there stays whole until the new one is.
 
@@ -45,7 +50,12 @@ def save(trainer: Trainer, path: Path, *, alone: bool = False) -> None:
         trainer: in ``fit``.
         path: of a file; of a folder where the strategy saves shards.
         alone: other ranks are not here, and may never be.
+
+    Raises:
+        NotSavedError: on all ranks, if one could not write, as on a full disk; what was there is there still.
     """
+    # Outside of what is caught: ranks gather their state here, and one that failed and went on would meet the others
+    # at the wrong place.
     checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     settle(
         checkpoint["loops"]["fit_loop"],
@@ -53,13 +63,34 @@ def save(trainer: Trainer, path: Path, *, alone: bool = False) -> None:
         epoch_ended=ends_epoch(trainer),
     )
     part = path.with_name(f"{path.name}.part")
-    trainer.strategy.save_checkpoint(checkpoint, part)
-    if not alone:
-        trainer.strategy.barrier("lightning_gradtools.save")
-    if trainer.is_global_zero:
-        _replace(part, path)
-    if not alone:
-        trainer.strategy.barrier("lightning_gradtools.replace")
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.strategy.save_checkpoint(checkpoint, part)
+
+    def replace() -> None:
+        if trainer.is_global_zero:
+            _replace(part, path)
+
+    try:
+        for step in (write, replace):
+            _together(trainer, step, alone)
+    except NotSavedError:
+        if trainer.is_global_zero:
+            _remove(part)
+        raise
+
+
+def _together(trainer: Trainer, step: Callable[[], None], alone: bool) -> None:
+    """Take ``step``, wait for the other ranks, and fail if one of them did."""
+    cause: Exception | None = None
+    try:
+        step()
+    except Exception as error:
+        cause = error
+    done = cause is None if alone else trainer.strategy.reduce_boolean_decision(cause is None, all=True)
+    if not done:
+        raise NotSavedError from cause
 
 
 def settle(loop: dict[str, Any], *, validating: bool, epoch_ended: bool) -> None:
@@ -110,9 +141,16 @@ def _take_back(progress: Mapping[str, Any], *names: str, to: str | None = None, 
 def _replace(part: Path, path: Path) -> None:
     if path.is_dir() and not path.is_symlink():  # a folder of shards cannot be replaced in one go
         old = path.with_name(f"{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         path.rename(old)
         part.rename(path)
         shutil.rmtree(old)
     else:
         os.replace(part, path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as that can be done."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -54,6 +54,16 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return callbacks
 
 
+def act_last(trainer: Trainer, callback: Callback) -> None:
+    """Have ``callback`` called after all others of ``trainer`` from the next hook on.
+
+    Lightning calls checkpoint callbacks last, among themselves as they were given, and one flavour's are none to a
+    Trainer of the other.
+    """
+    others = [each for each in callbacks_of(trainer) if each is not callback]
+    trainer.callbacks = [*others, callback]  # type: ignore[attr-defined]
+
+
 def log_folder(trainer: Trainer) -> Path:
     """Return the folder of the first logger, or the Trainer's own without one; on the rank that logs.
 

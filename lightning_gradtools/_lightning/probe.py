@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_gradtools._lightning.copy_on_write import CopyOnWrite, copied_back
 from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools._lightning.module import copied, patched, without_patches
 from lightning_gradtools._lightning.random_state import isolated_random_state
@@ -73,14 +74,6 @@ class Restoration:
             raise first
 
 
-def versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return, by name, how often each of ``tensors`` has been changed in place.
-
-    What a training step moves itself, as the teacher of BYOL, is known from this without a copy of any.
-    """
-    return {name: tensor._version for name, tensor in tensors.items() if not tensor.is_inference()}
-
-
 def unoptimized(module: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that no optimizer moves, by name: frozen parameters and buffers."""
     frozen = {name: parameter for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -88,17 +81,19 @@ def unoptimized(module: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> Iterator[None]:
+def undisturbed(pl_module: LightningModule) -> Iterator[None]:
     """Let the module itself be run beside training, and put everything back afterwards.
 
     Modules of dropout and batch normalisation are in evaluation mode, all others in their own.
 
     Put back are: each module's and its class's attributes (training mode, counters, the state of metrics), lists,
-    dicts and sets among them, buffers, gradients, and the random state of every device. Nothing is logged. Compiled
-    functions run eagerly, so that no graph is made or thrown away; cuDNN, whose recurrent layers have no
+    dicts and sets among them, weights, buffers, gradients, and the random state of every device. Nothing is logged.
+    Compiled functions run eagerly, so that no graph is made or thrown away; cuDNN, whose recurrent layers have no
     second derivative, is off if there are any.
 
-    Weights are not copied: what runs must change none but those in ``moved``, which are put back.
+    What no optimizer moves is as it was each time that ``training_step`` is called, because that may move it itself, as
+    the teacher of BYOL. Trained weights are not, as whoever probes may have moved them on purpose; they are copied,
+    frozen ones only if they are written to.
     """
     modules = list(pl_module.modules())
     recurrent = any(isinstance(module, nn.RNNBase) for module in modules)
@@ -108,8 +103,10 @@ def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> I
             restore.add(_class_attributes_back(pl_module))
             for parameter in pl_module.parameters():
                 restore.add(_gradient_back(parameter))
-            for buffer in [*moved, *pl_module.buffers()]:
-                restore.add(_value_back(buffer))
+                if parameter.requires_grad:
+                    restore.add(copied_back(parameter))
+            held = _Held(pl_module)
+            restore.add(held.put_back)
             for module in modules:
                 restore.add(_mode_back(module))
                 restore.add(_attributes_back(module))
@@ -118,6 +115,7 @@ def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> I
             for module in modules:
                 _give_copies(module)
             with without_patches(pl_module):
+                restore.add(patched(pl_module, "training_step", held.call).remove)
                 for name in ("log", "log_dict"):
                     restore.add(patched(pl_module, name, _nothing_logged).remove)
                 for module in modules:
@@ -125,6 +123,30 @@ def undisturbed(pl_module: LightningModule, moved: Collection[Tensor] = ()) -> I
                         module.training = False
                 yield
     finally:
+        restore()
+
+
+class _Held:
+    """What no optimizer moves, the same at each call of a function."""
+
+    def __init__(self, module: nn.Module) -> None:
+        frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        self._frozen = CopyOnWrite(frozen) if frozen else None
+        self._buffers = [copied_back(buffer) for buffer in module.buffers()]
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call ``function`` with everything as it was."""
+        self.put_back()
+        with self._frozen or nullcontext():
+            return function(*args, **kwargs)
+
+    def put_back(self) -> None:
+        """Put everything back."""
+        restore = Restoration()
+        if self._frozen is not None:
+            restore.add(self._frozen.put_back)
+        for undo in self._buffers:
+            restore.add(undo)
         restore()
 
 
@@ -144,16 +166,6 @@ def _gradient_back(parameter: Tensor) -> Callable[[], None]:
 
     def undo() -> None:
         parameter.grad = gradient
-
-    return undo
-
-
-def _value_back(buffer: Tensor) -> Callable[[], None]:
-    value = buffer.detach().clone()
-
-    def undo() -> None:
-        if not torch.equal(buffer, value):
-            buffer.data.copy_(value)
 
     return undo
 

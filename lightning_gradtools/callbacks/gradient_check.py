@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
-from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized, versions
+from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
@@ -34,6 +34,9 @@ class GradientCheckResult:
     batch_norms: tuple[str, ...]
     """Batch normalisation in training mode, which mixes samples on purpose."""
     seconds: float
+    moved: tuple[str, ...] = ()
+    """Trained weights that ``training_step`` changes itself, as by clipping them. At other values than these the loss
+    cannot be had, so that it was not compared as a whole; the modules in it were."""
 
     @property
     def passed(self) -> bool:
@@ -142,12 +145,11 @@ class GradientCheck(Observer):
 
             def put_back() -> None:
                 now, before = unoptimized(copy), unoptimized(pl_module)
-                for name in moved:
+                for name in moved & now.keys():
                     now[name].data.copy_(before[name])
 
-            known = versions(unoptimized(copy))
             calls = record_calls(copy, loss)
-            moved |= {name for name, version in versions(unoptimized(copy)).items() if known.get(name) != version}
+            moved |= _differing(pl_module, copy)
             if loss().item() != loss().item():
                 raise ValueError("its loss on one batch is not the same twice")
             wrong = find_wrong_gradients(
@@ -159,13 +161,14 @@ class GradientCheck(Observer):
                 exclude=self.exclude,
                 generator=generator,
             )
-            teachers = sorted(moved & dict(copy.named_parameters()).keys())
-            if teachers and any(not each.name for each in wrong):
+            weights = {name for name, _ in copy.named_parameters()} & moved
+            trained = {name for name, each in copy.named_parameters() if each.requires_grad} & moved
+            if weights - trained and any(not each.name for each in wrong):
                 wrong = tuple(each for each in wrong if each.name)
                 if not wrong:
                     raise ValueError(
-                        f"its training_step moves frozen weights ({teachers[0]}) before their use, so that its loss"
-                        " follows the trained ones on a way that no gradient shows"
+                        f"its training_step moves frozen weights ({min(weights - trained)}) before their use, so that"
+                        " its loss follows the trained ones on a way that no gradient shows"
                     )
             sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
             mixing = find_mixing(calls, sizes[0]) if sizes else ()
@@ -174,7 +177,14 @@ class GradientCheck(Observer):
             for name, module in pl_module.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
         )
-        return GradientCheckResult(wrong, mixing, batch_norms, time.perf_counter() - start)
+        return GradientCheckResult(wrong, mixing, batch_norms, time.perf_counter() - start, tuple(sorted(trained)))
+
+
+def _differing(module: nn.Module, copy: nn.Module) -> set[str]:
+    """Return the names of the parameters and buffers that a copy has changed; a count of changes does not see all."""
+    before = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    now = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
+    return {name for name, value in before.items() if name in now and not torch.equal(now[name], value.to(now[name]))}
 
 
 def _to_float64(value: Any) -> Any:
@@ -210,4 +220,6 @@ def _describe(result: GradientCheckResult, pl_module: LightningModule) -> str:
         lines.append(f"GradientCheck: the gradients of {name} are right ({result.seconds:.1f} s)")
     if result.batch_norms:
         lines.append(f"  batch statistics are shared, as meant in training, in {', '.join(result.batch_norms)}")
+    if result.moved:
+        lines.append(f"  the loss as a whole was not compared, as training_step changes weights ({result.moved[0]})")
     return "\n".join(lines)

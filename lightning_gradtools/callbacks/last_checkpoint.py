@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_gradtools._lightning.checkpoints import (
+    NotSavedError,
     batches_processed,
     ends_epoch,
     save,
@@ -20,7 +21,7 @@ from lightning_gradtools._lightning.checkpoints import (
 )
 from lightning_gradtools._lightning.fail_safe import tell
 from lightning_gradtools._lightning.flavour import is_a
-from lightning_gradtools._lightning.loop import is_accumulating, is_broken_off
+from lightning_gradtools._lightning.loop import act_last, is_accumulating, is_broken_off
 from lightning_gradtools._lightning.random_state import go_on_from, random_state
 from lightning_gradtools.arguments import ArgumentError, described, number
 from lightning_gradtools.distributed import gather_objects
@@ -44,6 +45,9 @@ class LastCheckpoint(Checkpoint):
     Nothing is saved where that would be a state that never was: if an exception comes while the optimizer changes the
     weights, the checkpoint before stays. With shards of the weights on several ranks (FSDP, tensor parallelism) an
     exception or Ctrl-C saves nothing, because one rank alone cannot; SIGTERM does.
+
+    A save that fails, as on a full disk, is said once and tried again when the next is due; training goes on, on all
+    ranks, and the checkpoint before stays.
 
     Args:
         dirpath: the folder, on a local disk; by default ``checkpoints`` in the Trainer's ``default_root_dir``.
@@ -75,13 +79,15 @@ class LastCheckpoint(Checkpoint):
         self._changing: int | None = None  # the step before the one which the optimizer is taking
         self._interrupt = _HeldInterrupt()
         self._random: list[Any] | None = None  # what a checkpoint says of the random state
+        self._told = False  # that the latest save failed
 
     def __repr__(self) -> str:
         return described(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin a run."""
+        """Begin a run, as the last of the callbacks: what is saved holds what the others made of the batch."""
         if stage == "fit":
+            act_last(trainer, self)
             self._saved_at, self._changing, self._trains, self._random = None, None, False, None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -180,14 +186,28 @@ class LastCheckpoint(Checkpoint):
         if not is_training or trainer.fast_dev_run or processed == self._saved_at:  # type: ignore[attr-defined]
             return
         path = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints") / "last.ckpt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if trainer.is_global_zero:  # who goes on from here does not log these steps again
-            for logger in trainer.loggers:
-                logger.save()
-        save(trainer, path, alone=alone)
-        self.last_model_path = str(path)
-        self._saved_at, self._saved_when = processed, time.monotonic()
+        try:
+            if trainer.is_global_zero:  # who goes on from here does not log these steps again
+                self._flush(trainer.loggers)
+            save(trainer, path, alone=alone)
+            self.last_model_path, self._saved_at, self._told = str(path), processed, False
+        except NotSavedError as failure:
+            if failure.__cause__ is not None and not self._told:
+                self._told = True
+                tell(
+                    f"LastCheckpoint: could not save at step {trainer.global_step}; training goes on, and it is tried"
+                    f" again later: {type(failure.__cause__).__name__}: {failure.__cause__}"
+                )
+        self._saved_when = time.monotonic()  # after a failure too: not every batch is to try
         self._ask_at = self._counted_from = processed
+
+    @staticmethod
+    def _flush(loggers: Iterable[Any]) -> None:
+        for logger in loggers:
+            try:
+                logger.save()
+            except Exception as error:
+                tell(f"LastCheckpoint: {type(logger).__name__} could not save: {type(error).__name__}: {error}")
 
 
 class _HeldInterrupt:

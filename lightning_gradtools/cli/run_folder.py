@@ -19,6 +19,8 @@ from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools.cli.resume import VERSIONS
 from lightning_gradtools.cli.summary import Summary
 
+# What a part of a run writes at its end.
+SUMMARY = "summary.json"
 _PACKAGES = (
     "lightning-gradtools",
     "torch",
@@ -75,7 +77,16 @@ def record(cfg: DictConfig) -> None:
 
 def record_summary(folder: str, summary: Summary) -> None:
     """Write ``summary.json``, the table printed at the end; a number that is not finite stands as NaN or Infinity."""
-    _write(Path(folder) / "summary.json", asdict(summary))
+    _write(Path(folder) / SUMMARY, asdict(summary))
+
+
+def is_finished(folder: str, progress: Progress) -> bool:
+    """Say whether what follows training was done for the weights of a last checkpoint that is at ``progress``."""
+    path = Path(folder) / SUMMARY
+    if not path.is_file():  # killed before its end
+        return False
+    # A summary of a release that did not say it was written of all that is done after training too.
+    return bool(json.loads(path.read_text()).get("finished_at", progress.steps) == progress.steps)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ class Summary:
         best_checkpoint: its path; None if none was kept.
         last_checkpoint: the path of the newest state; None if none was kept.
         resumed_at: optimizer steps that were taken before; ``seconds`` are those since.
+        finished_at: the optimizer step of the last checkpoint, if all that follows training was done too; else None.
     """
 
     epochs: int
@@ -35,6 +36,7 @@ class Summary:
     best_checkpoint: str | None
     last_checkpoint: str | None = None
     resumed_at: int = 0
+    finished_at: int | None = None
 
     @classmethod
     def of(
@@ -45,6 +47,7 @@ class Summary:
         seconds: float,
         resumed_at: int,
         last_checkpoint: Path,
+        finished_at: int | None,
     ) -> "Summary":
         """Collect it from a ``trainer`` after fit and test."""
         checkpoint = trainer.checkpoint_callback
@@ -57,6 +60,7 @@ class Summary:
             best_checkpoint=getattr(checkpoint, "best_model_path", None) or None,
             last_checkpoint=str(last_checkpoint) if last_checkpoint.exists() else None,
             resumed_at=resumed_at,
+            finished_at=finished_at,
         )
 
     def text(self, folder: str, details: Sequence[str] = (), go_on: str | None = None) -> str:

@@ -66,7 +66,7 @@ def train(cfg: DictConfig) -> float | None:
         run_folder.append_to_csv(loggers, start.steps)
         run_folder.record(cfg)
         print(composition(cfg, module, ownership))
-    started = time.perf_counter()
+    started, last, finished_at = time.perf_counter(), Path(cfg.output_dir) / LAST, None
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=cfg.ckpt_path)
         metrics = dict(trainer.callback_metrics)
@@ -74,11 +74,18 @@ def train(cfg: DictConfig) -> float | None:
             best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None  # None: the weights as they are
             trainer.test(module, datamodule=datamodule, ckpt_path=best, verbose=False)
             metrics |= trainer.callback_metrics
+        finished_at = Progress.of(last).steps if last.exists() else None
     finally:  # an interrupt or a crash loses nothing of what was computed before it
         metrics = locals().get("metrics", dict(trainer.callback_metrics))
         seconds = time.perf_counter() - started
-        last = Path(cfg.output_dir) / LAST
-        summary = Summary.of(trainer, metrics, seconds=seconds, resumed_at=start.steps, last_checkpoint=last)
+        summary = Summary.of(
+            trainer,
+            metrics,
+            seconds=seconds,
+            resumed_at=start.steps,
+            last_checkpoint=last,
+            finished_at=finished_at,
+        )
         if trainer.is_global_zero and (summary.metrics or summary.last_checkpoint):
             run_folder.record_summary(cfg.output_dir, summary)
             print(summary.text(cfg.output_dir, _gradients(callbacks), _to_go_on(trainer, summary)))
@@ -101,12 +108,13 @@ def _start(trainer: lightning.Trainer, cfg: DictConfig) -> Progress:
     """Where the run begins.
 
     Raises:
-        ArgumentError: if it is to go on in its own folder, and has reached its end.
+        ArgumentError: if it is to go on in its own folder, and nothing is left to do there.
     """
     if cfg.ckpt_path is None or not Path(cfg.ckpt_path).exists():
         return Progress(epochs=0, steps=0)
     start = Progress.of(Path(cfg.ckpt_path))
-    if start.is_the_end(trainer) and Path(cfg.ckpt_path) == Path(cfg.output_dir) / LAST:
+    in_its_folder = Path(cfg.ckpt_path) == Path(cfg.output_dir) / LAST
+    if in_its_folder and start.is_the_end(trainer) and run_folder.is_finished(cfg.output_dir, start):
         by_steps = 0 <= trainer.max_steps <= start.steps
         more = f"trainer.max_steps={2 * trainer.max_steps}" if by_steps else f"trainer.max_epochs={2 * start.epochs}"
         raise ArgumentError(
@@ -118,7 +126,9 @@ def _start(trainer: lightning.Trainer, cfg: DictConfig) -> Progress:
 
 def _to_go_on(trainer: lightning.Trainer, summary: Summary) -> str | None:
     """The command that goes on with the run; None if nothing is left to do, or there is no checkpoint to do it from."""
-    if summary.last_checkpoint is None or Progress.of(Path(summary.last_checkpoint)).is_the_end(trainer):
+    if summary.last_checkpoint is None:
+        return None
+    if summary.finished_at is not None and Progress.of(Path(summary.last_checkpoint)).is_the_end(trainer):
         return None
     return shlex.join(["gradtools-train", f"resume={_from_here(str(Path(summary.last_checkpoint).parents[1]))}"])
 

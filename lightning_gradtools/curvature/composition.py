@@ -199,6 +199,9 @@ class Preconditioned(WrappedOperator):
         return None if found is None else self._root * found
 
 
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def adam_preconditioner(space: ParameterSpace, optimizer: torch.optim.Optimizer) -> Tensor:
     r"""Return the diagonal P (n,) by which Adam's step divides: ``sqrt(v / (1 - β₂ᵗ)) + ε``.
 
@@ -213,7 +216,8 @@ def adam_preconditioner(space: ParameterSpace, optimizer: torch.optim.Optimizer)
         optimizer: any whose state has second moments as ``exp_avg_sq``.
 
     Raises:
-        ArgumentError: if no parameter has second moments, as before the first step.
+        ArgumentError: if no parameter has second moments, as before the first step, or if they are not numbers by
+            themselves, as those of optimizers that quantise their state.
     """
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     parts, known = [], False
@@ -223,11 +227,20 @@ def adam_preconditioner(space: ParameterSpace, optimizer: torch.optim.Optimizer)
         if second is None:
             parts.append(torch.full_like(parameter, math.inf))
             continue
+        if not isinstance(second, Tensor) or second.dtype not in _NUMBERS or second.shape != parameter.shape:
+            raise ArgumentError(
+                f"optimizer={type(optimizer).__name__}: its second moments (exp_avg_sq) are quantised or packed"
+                f" ({_form(second)} for a parameter of {_form(parameter)}): must be floating-point, one for each weight"
+            )
         known = True
         group = groups[id(parameter)]
         step = float(state["step"])
         beta2, eps = group["betas"][1], group["eps"]
-        parts.append((second / (1 - beta2**step)).sqrt() + eps)
+        parts.append((second.to(parameter.dtype) / (1 - beta2**step)).sqrt() + eps)
     if not known:
         raise ArgumentError(f"optimizer={type(optimizer).__name__}: has no second moments (exp_avg_sq) yet")
     return space.flatten(parts)
+
+
+def _form(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
-from lightning_gradtools.distributed import local_values
+from lightning_gradtools.distributed import on_this_rank
 
 _FACTOR = 4.0  # between two steps that are compared
 _TRIALS = 12
@@ -196,4 +196,4 @@ class FiniteDifferenceHessian(CurvatureOperator):
 
 
 def _local(parameter: Tensor) -> Tensor:
-    return local_values(parameter)
+    return on_this_rank(parameter)

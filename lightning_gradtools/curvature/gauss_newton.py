@@ -24,7 +24,8 @@ class GaussNewton(CurvatureOperator):
 
     Raises:
         ArgumentError: if the outputs do not depend on a parameter; see :class:`ParameterSpace`.
-        RuntimeError: under reentrant activation checkpointing.
+        RuntimeError: under reentrant activation checkpointing, and if the backward pass of an operation is marked
+            ``once_differentiable``.
     """
 
     name = "Gauss-Newton"

@@ -36,7 +36,7 @@ class RetainedHessian(CurvatureOperator):
 
     Raises:
         ArgumentError: see :func:`~lightning_gradtools.curvature.operator.evaluate` and :class:`ParameterSpace`.
-        RuntimeError: torch's own, if an operation has no second derivative.
+        RuntimeError: torch's own, if an operation has no second derivative; ours, if torch would take it for zero.
     """
 
     name = "retained graph"

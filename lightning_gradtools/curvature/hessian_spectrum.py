@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from lightning_gradtools.curvature.operator import CurvatureOperator, LossFuncti
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 from lightning_gradtools.curvature.quadrature import estimate_density, estimate_trace
 from lightning_gradtools.curvature.relaxation import RelaxedProducts
-from lightning_gradtools.curvature.spectrum import Spectrum
+from lightning_gradtools.curvature.spectrum import Density, Spectrum, Trace
 from lightning_gradtools.distributed import largest_over_ranks
+
+_T = TypeVar("_T")
 
 _TRACE_PRODUCTS = 100
 _DENSITY_PRODUCTS = 500
@@ -133,8 +136,13 @@ def operator_spectrum(
     memory: int | None = None,
     storage: torch.device | None = None,
     progress: Callable[[int, float], None] | None = None,
+    on_failure: Callable[[str, Exception], None] | None = None,
 ) -> Spectrum:
-    """Return the spectrum of any symmetric operator; the arguments are those of :func:`hessian_spectrum`."""
+    """Return the spectrum of any symmetric operator; the arguments are those of :func:`hessian_spectrum`.
+
+    Where ``on_failure`` is given, a trace or density that fails is None: it is called with "trace" or "density", and
+    with what was raised.
+    """
     counted = CountedProducts(operator)
     relaxed = RelaxedProducts(counted, rtol, meter)
     if memory is not None and storage is None:
@@ -169,21 +177,30 @@ def operator_spectrum(
             storage=storage,
             generator=generator,
         )
-    trace = density = None
+    trace: Trace | None = None
+    density: Density | None = None
     if density_products:
         known = resolved_part(found)
-        density, trace = estimate_density(
-            counted,
-            known.values,
-            known.vectors,
-            products=max(density_products - counted.products, 1),
-            steps=_DENSITY_STEPS,
-            meter=meter,
-            storage=storage,
-            generator=generator,
-        )
-    if trace_products and not density_products:
-        trace = estimate_trace(counted, lanczos, trace_products, meter, generator)
+
+        def by_probes() -> tuple[Density, Trace]:
+            return estimate_density(
+                counted,
+                known.values,
+                known.vectors,
+                products=max(density_products - counted.products, 1),
+                steps=_DENSITY_STEPS,
+                meter=meter,
+                storage=storage,
+                generator=generator,
+            )
+
+        density, trace = _unless_it_fails("density", by_probes, on_failure) or (None, None)
+    elif trace_products:
+
+        def by_projection() -> Trace:
+            return estimate_trace(counted, lanczos, trace_products, meter, generator)
+
+        trace = _unless_it_fails("trace", by_projection, on_failure)
     gradient = counted.gradient()
     return Spectrum(
         eigenvalues=found.values,
@@ -202,6 +219,18 @@ def operator_spectrum(
         multiplicity=multiplicity,
         gradient_cosine=_cosine(gradient, found.vectors, counted),
     )
+
+
+def _unless_it_fails(
+    part: str, compute: Callable[[], _T], on_failure: Callable[[str, Exception], None] | None
+) -> _T | None:
+    if on_failure is None:
+        return compute()
+    try:
+        return compute()
+    except Exception as error:
+        on_failure(part, error)
+        return None
 
 
 def _rows_within(memory: int, space: ParameterSpace) -> int:

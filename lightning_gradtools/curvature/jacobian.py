@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError, integer, number
+from lightning_gradtools.curvature.operator import require_derivative
 
 
 def singular_values(
@@ -36,6 +37,7 @@ def singular_values(
 
     Raises:
         ArgumentError: for a value that cannot work, or an output that does not depend on the input.
+        RuntimeError: if the backward pass of an operation is marked ``once_differentiable``.
     """
     integer("k", k, at_least=1)
     number("rtol", rtol, above=0, below=1)
@@ -47,6 +49,7 @@ def singular_values(
             raise ArgumentError("function: its output does not depend on its input")
         dual = torch.zeros_like(outputs, requires_grad=True)
         (pulled,) = torch.autograd.grad(outputs, point, dual, create_graph=True)
+        require_derivative([pulled])
 
     def push(v: Tensor) -> Tensor:
         if not pulled.requires_grad:

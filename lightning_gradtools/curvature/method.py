@@ -23,7 +23,7 @@ METHODS: dict[str, Callable[[LossFunction, Iterable[Tensor]], CurvatureOperator]
     "finite_difference": FiniteDifferenceHessian,
 }
 
-# A retained graph and a product on it held 3.7 times the peak of one gradient on a GPT of 0.8M parameters.
+# A retained graph and a product on it held 4 times the peak of one gradient on a GPT of 0.8M parameters.
 _GRAPH_GROWTH = 4.0
 
 
@@ -57,11 +57,11 @@ def hessian_operator(
 class AutomaticHessian(WrappedOperator):
     """A Hessian that finds out at its first product whether a second derivative exists.
 
-    It keeps a gradient graph: by operation count a product costs 2 gradients there, as with central
-    differences, and has no truncation error. Where that cannot work it takes finite differences: if
-    parameters are sharded, if a second derivative does not exist (compiled graphs, flash attention, reentrant
-    checkpointing), or if its graph does not fit. Where the loss has no kinks it also offers differences to one side,
-    for one gradient, to an iteration that can do with less exact products
+    It keeps a gradient graph: by operation count a product costs 2 gradients there, as with central differences,
+    and has no truncation error. Where that cannot work it takes finite differences: if parameters are sharded, if a
+    second derivative does not exist (compiled graphs, flash attention, reentrant checkpointing,
+    ``once_differentiable``), or if its graph does not fit. Where the loss has no kinks it also offers differences
+    to one side, for one gradient, to an iteration that can do with less exact products
     (:class:`~lightning_gradtools.curvature.relaxation.RelaxedProducts`).
 
     It times nothing: a choice by the clock would make values depend on the load of the machine, and no timing would

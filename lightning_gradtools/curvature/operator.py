@@ -190,13 +190,29 @@ def differentiate(
 
     Raises:
         RuntimeError: under reentrant activation checkpointing, where ``torch.autograd.grad`` takes every
-            parameter inside for unused: only ``backward()`` reaches them.
+            parameter inside for unused: only ``backward()`` reaches them; and with ``create_graph`` see
+            :func:`require_derivative`.
     """
     found = torch.autograd.grad(output, parameters, along, create_graph=create_graph, allow_unused=True)
     if any(gradient is None for gradient in found) and _is_reentrant(output):
         raise RuntimeError("reentrant activation checkpointing has gradients in backward() only")
+    if create_graph:
+        require_derivative([gradient for gradient in found if gradient is not None])
     pairs = zip(found, parameters, strict=True)
     return tuple(torch.zeros_like(p) if gradient is None else dense(gradient) for gradient, p in pairs)
+
+
+def require_derivative(gradients: Sequence[Tensor]) -> None:
+    """Refuse the graph of ``gradients`` where something in it has no derivative, but would be taken for constant.
+
+    A backward pass that is marked ``once_differentiable`` ends its graph in an error, which only ``backward()`` comes
+    by: ``torch.autograd.grad`` goes where its inputs are, and leaves out what lies that way without a word.
+
+    Raises:
+        RuntimeError: if there is such a place.
+    """
+    if any(name == "torch::autograd::Error" for name in _operations(gradients)):
+        raise RuntimeError("the backward pass of an operation is marked once_differentiable")
 
 
 def is_smooth(outputs: Sequence[Tensor]) -> bool:

@@ -1,7 +1,7 @@
 """One directional derivative, by autograd and by central differences."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,9 +25,8 @@ class DirectionalCheck:
 
     relative_error: float
     """``|central difference - gradient . d|`` relative to the larger of the two. Of two neighbouring steps
-    the
-    larger, so that errors which happen to cancel at one step do not pass; of all such pairs the least. NaN
-    where the function is not finite nearby, so that nothing can be said."""
+    the larger, so that errors which happen to cancel at one step do not pass; of all such pairs the least. NaN
+    where the function is not finite nearby, or moves its variables itself, so that nothing can be said."""
     order: float
     """The order of the Taylor remainder ``|f(x + h d) - f(x) - h gradient . d|`` in h: 2 for a right
     gradient, 1 for a
@@ -71,18 +70,30 @@ def check_direction(
     size = _norm(saved) / _norm(direction) or 1.0
 
     @torch.no_grad()
-    def move(step: float) -> None:
+    def places(step: float) -> Iterator[tuple[Tensor, Tensor]]:
         for x, start, a, d in zip(variables, saved, aside, direction, strict=True):
-            x.copy_(start + _ASIDE * size * a + step * size * d)
+            yield x, start + _ASIDE * size * a + step * size * d
 
     @torch.no_grad()
+    def move(step: float) -> None:
+        for x, place in places(step):
+            x.copy_(place)
+
     def at(step: float) -> float:
         move(step)
-        return function().item()
+        with torch.no_grad():
+            value = function().item()
+        return value if stayed(step) else math.nan
+
+    def stayed(step: float) -> bool:
+        """Say whether the function has left its variables alone, unlike one that clips them or rescales their rows."""
+        return all(torch.equal(x, place) for x, place in places(step))
 
     try:
         move(0)
         value = function()
+        if not stayed(0):
+            return DirectionalCheck(math.nan, math.nan, tolerance)
         gradients = torch.autograd.grad(value, variables, allow_unused=True, materialize_grads=True)
         slope = sum(torch.sum(g * d).item() for g, d in zip(gradients, direction, strict=True)) * size
         # Which |gradient . d| has on average: where d happens to lie across the gradient, slope is no scale.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import number
-from lightning_gradtools.distributed import local_values, summed
+from lightning_gradtools.distributed import on_this_rank, summed
 from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
 
 _EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s, so that both give one result
@@ -98,7 +98,7 @@ def clip_by_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
 
 def stored_in_place(gradient: Tensor) -> Tensor:
     """Return the dense tensor whose memory holds the elements of ``gradient`` on this rank."""
-    gradient = local_values(gradient)
+    gradient = on_this_rank(gradient)
     if gradient.layout == torch.strided:
         return gradient
     return gradient._values() if gradient.layout == torch.sparse_coo else gradient.values()

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.last_checkpoint_cases import FullDisk, one_rank_cannot_save
+from helpers.launcher import launch
 from helpers.runs import Regression, batches, loader, trainer
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -320,6 +322,40 @@ def test_a_kill_in_the_middle_of_a_save_keeps_the_checkpoint_before(tmp_path, mo
     Run(tmp_path, resume=True, max_epochs=2)
     assert ("last.ckpt.part", "last.ckpt") in renamed
     assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_a_full_disk_ends_no_training_and_leaves_the_checkpoint_before(tmp_path):
+    """Said once as long as it lasts, and tried again when the next save is due."""
+    before = {}
+
+    def look(run):
+        before[run.current_epoch] = torch.load(tmp_path / "last.ckpt")["global_step"], {*os.listdir(tmp_path)}
+
+    with pytest.warns(UserWarning, match="LastCheckpoint: could not save") as told:
+        run = Run(tmp_path, At("on_train_epoch_end", 4, look), plugins=[FullDisk(2, 3)], max_epochs=5)
+    assert run.ended_by is None
+    assert run.trainer.global_step == run.saved["global_step"] == 5 * EPOCH
+    messages = [str(each.message) for each in told if "could not save" in str(each.message)]
+    assert len(messages) == 1
+    assert "No space left on device" in messages[0]
+    assert before == {3: (EPOCH, {"last.ckpt", "best.ckpt"})}
+
+
+def test_a_full_disk_at_the_end_of_training_is_no_error(tmp_path):
+    with pytest.warns(UserWarning, match="could not save at step 6; training goes on"):
+        run = Run(tmp_path, plugins=[FullDisk(1, 2, 3)], max_epochs=1)
+    assert run.ended_by is None
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("place", ["write", "rename"])
+def test_a_rank_that_cannot_save_neither_stops_the_others_nor_training(place):
+    first, second = launch(one_rank_cannot_save, place)
+    assert first["seen"] == second["seen"] == [(3, None), (6, 3), (9, 3), (9, 9)]
+    assert first["left"] == ["last.ckpt"]
+    (message,) = first["messages"]
+    assert message.startswith("LastCheckpoint: could not save at step 6; training goes on")
+    assert second["messages"] == []
 
 
 def test_a_detector_that_stops_the_run_leaves_its_newest_state(tmp_path):

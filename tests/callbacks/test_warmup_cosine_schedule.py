@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
-    EMAWeightAveraging,
     GradientAccumulationScheduler,
     LearningRateFinder,
     LearningRateMonitor,
@@ -548,9 +548,11 @@ def test_the_epoch_that_weight_averaging_adds_for_batch_norm_is_not_of_the_sched
 
 
 @resuming
+@pytest.mark.skipif(not hasattr(lightning_callbacks, "EMAWeightAveraging"), reason="came with Lightning 2.6")
 def test_a_run_under_an_average_of_weights_resumes(fit, tmp_path):
     def run(*others, **settings):
-        return fit(Net(), EMAWeightAveraging(), WarmupCosineSchedule(warmup_steps=5), *others, **settings)[0][0]
+        averaging = lightning_callbacks.EMAWeightAveraging()
+        return fit(Net(), averaging, WarmupCosineSchedule(warmup_steps=5), *others, **settings)[0][0]
 
     used = run(SaveEvery(tmp_path))
     assert run(ckpt_path=tmp_path / "13.ckpt") == used[13:] == curve(WarmupCosine(20, warmup_steps=5), range(13, 20))

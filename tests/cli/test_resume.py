@@ -92,6 +92,49 @@ def test_a_finished_run_is_refused_and_given_more(gradtools_train, capsys):
     assert checkpoint("run")["epoch"] >= score
 
 
+class Killed(BaseException):
+    """What no code catches, as a SIGKILL."""
+
+
+def test_a_run_that_was_killed_in_its_test_is_tested_and_then_finished(gradtools_train, monkeypatch, capsys):
+    def kill(*_):
+        raise Killed
+
+    ours = ("trainer.max_epochs=2", "logger=csv")
+    assert gradtools_train(*ours, "hydra.run.dir=whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning_gradtools.cli.run_folder.record_summary", kill)  # nor is anything written at the end
+        patch.setattr("lightning_gradtools.tasks.Classifier.on_test_start", kill, raising=False)
+        with pytest.raises(Killed):
+            gradtools_train(*ours, "hydra.run.dir=run")
+    assert not Path("run/summary.json").exists()
+    before = checkpoint("run")
+    capsys.readouterr()
+
+    assert gradtools_train("resume=run") == 0
+    out = capsys.readouterr().out
+    whole, run = (json.loads((Path(folder) / "summary.json").read_text()) for folder in ("whole", "run"))
+    assert (
+        {key: value for key, value in whole["metrics"].items() if key.startswith("test/")}
+        == {key: value for key, value in run["metrics"].items() if key.startswith("test/")}
+        != {}
+    )
+    assert (run["epochs"], run["steps"], run["finished_at"]) == (2, 2 * EPOCH, 2 * EPOCH)
+    assert "Best checkpoint  " in out
+    assert "To go on" not in out
+    assert torch.equal(weights("run"), weights("whole"))
+    after = checkpoint("run")
+    assert after["loops"]["fit_loop"]["epoch_progress"] == before["loops"]["fit_loop"]["epoch_progress"]
+    assert rows("run")[: len(rows("whole"))] == rows("whole")
+
+    assert gradtools_train("resume=run") == 1
+    assert "the run is finished (2 epochs, 38 optimizer steps)" in capsys.readouterr().err
+    monkeypatch.setattr("lightning_gradtools.tasks.Classifier.on_test_start", kill, raising=False)
+    with pytest.raises(Killed):
+        gradtools_train("resume=run", "trainer.max_epochs=3")
+    assert "To go on         gradtools-train resume=run" in capsys.readouterr().out
+
+
 def test_a_run_of_a_sweep_goes_on(gradtools_train, stopping, capsys):
     stopping(1)
     ours = ("trainer.max_epochs=2", "test=false", "schedule=none")

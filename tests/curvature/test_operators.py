@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.quadratics import dense_hessian, network
+from helpers.quadratics import OnceSine, dense_hessian, network
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
@@ -23,7 +23,8 @@ from lightning_gradtools.curvature.composition import (
 )
 from lightning_gradtools.curvature.gauss_newton import GaussNewton
 from lightning_gradtools.curvature.hessian_spectrum import operator_spectrum
-from lightning_gradtools.curvature.method import AutomaticHessian
+from lightning_gradtools.curvature.jacobian import singular_values
+from lightning_gradtools.curvature.method import AutomaticHessian, hessian_operator
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
 
 
@@ -210,6 +211,42 @@ def test_what_adam_does_not_move_has_no_curvature_in_its_metric():
     torch.testing.assert_close(found.eigenvalues, expected[expected.abs().argsort(descending=True)][:2])
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [
+        lambda moments: moments.mul(255).byte(),
+        lambda moments: moments.to(torch.float8_e4m3fn),
+        lambda moments: moments.reshape(-1),
+        lambda moments: moments.mean(0),  # of rows alone, as Adafactor's
+        lambda moments: (moments, 1.0),
+    ],
+    ids=["bytes", "float8", "flat", "factored", "pair"],
+)
+def test_moments_that_are_not_one_number_for_each_weight_are_refused_by_name(packed):
+    loss, net = network()
+    optimizer = torch.optim.Adam(net.parameters())
+    loss().backward()
+    optimizer.step()
+    state = optimizer.state[net[0].weight]
+    state["exp_avg_sq"] = packed(state["exp_avg_sq"])
+    with pytest.raises(
+        ArgumentError, match=r"optimizer=Adam: its second moments \(exp_avg_sq\) are quantised or packed"
+    ):
+        adam_preconditioner(RetainedHessian(loss, net.parameters()).space, optimizer)
+
+
+def test_moments_in_half_precision_are_numbers():
+    loss, net = network()
+    optimizer = torch.optim.Adam(net.parameters(), eps=1e-3)
+    loss().backward()
+    optimizer.step()
+    space = RetainedHessian(loss, net.parameters()).space
+    exact = adam_preconditioner(space, optimizer)
+    for state in optimizer.state.values():
+        state["exp_avg_sq"] = state["exp_avg_sq"].bfloat16()
+    torch.testing.assert_close(adam_preconditioner(space, optimizer), exact, rtol=2**-8, atol=0)
+
+
 def test_a_metric_is_positive():
     loss, net = network()
     operator = RetainedHessian(loss, net.parameters())
@@ -248,6 +285,31 @@ def test_sparse_gradients_have_the_hessian_of_dense_ones(kind):
     expected = torch.cat([gradient.reshape(-1) for gradient in torch.autograd.grad(loss(), parameters)])
     if kind is not FreshHessian:
         torch.testing.assert_close(operator.gradient(), expected)
+
+
+def test_what_can_be_differentiated_once_is_refused_where_torch_would_leave_it_out():
+    """``torch.autograd.grad`` takes the backward pass for constant: a part of the Hessian would be missing."""
+    x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = [nn.Parameter(x[:n, :m].clone()) for n, m in ((4, 3), (3, 1))]
+
+    def outputs(sine):
+        return sine(x @ weights[0]) @ weights[1]
+
+    def loss():
+        return outputs(OnceSine.apply).square().mean()
+
+    for kind in (RetainedHessian, FreshHessian):
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            kind(loss, weights).matvec(torch.ones(15, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        GaussNewton(lambda: outputs(OnceSine.apply), lambda z: z.square().mean(), weights)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        singular_values(lambda inputs: OnceSine.apply(inputs).square(), x)
+    operator = hessian_operator(loss, weights)
+    exact = dense_hessian(lambda: outputs(torch.sin).square().mean(), weights)
+    torch.testing.assert_close(columns(operator), exact, rtol=1e-6, atol=1e-7)
+    assert operator.name.startswith("finite difference (no second derivative: ")
+    assert "once_differentiable" in operator.name
 
 
 def test_parameters_that_the_loss_is_linear_in_or_does_not_see_and_parameters_of_two_kinds():

@@ -68,6 +68,42 @@ def test_no_bound_is_known_where_the_step_does_not_follow_the_gradient_down(kind
     assert stability_bound(kind([torch.nn.Parameter(torch.ones(1))], lr=0.1, **settings)) is None
 
 
+def groups(*settings, kind=torch.optim.SGD):
+    made = [{"params": [torch.nn.Parameter(torch.ones(1, dtype=torch.float64))], **each} for each in settings]
+    return kind(made, lr=0.1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_groups_the_one_that_diverges_first_counts(turned):
+    """At one curvature for all, by the iteration itself; the larger rate is further from its bound with momentum."""
+    settings = [{"lr": 0.1, "momentum": 0.9}, {"lr": 0.09}][:: -1 if turned else 1]
+    bound = stability_bound(groups(*settings))
+    assert (bound.learning_rate, bound.bound) == (0.09, 2.0)
+    for share, expected in ((0.97, False), (1.03, True)):
+        optimizer, curvature = groups(*settings), share * bound.bound / bound.learning_rate
+        grew = [diverges(optimizer, group["params"][0], curvature) for group in optimizer.param_groups]
+        assert any(grew) == expected
+
+
+def test_adams_groups_have_bounds_of_their_own():
+    bound = stability_bound(groups({"lr": 0.3, "betas": (0.9, 0.99)}, {"lr": 0.1, "betas": (0.0, 0.99)}, kind=OwnAdam))
+    assert (bound.learning_rate, bound.bound) == (0.1, 2.0)
+
+
+def test_groups_without_anything_trainable_do_not_count():
+    optimizer = groups({"lr": 5.0}, {"lr": 0.2}, {"lr": 5.0, "maximize": True})
+    for frozen in (0, 2):
+        optimizer.param_groups[frozen]["params"][0].requires_grad_(False)
+    assert stability_bound(optimizer).learning_rate == 0.2
+    optimizer.param_groups[1]["params"][0].requires_grad_(False)
+    assert stability_bound(optimizer) is None
+
+
+def test_one_group_without_a_bound_leaves_none_for_all():
+    assert stability_bound(groups({"lr": 0.2}, {"maximize": True})) is None
+    assert stability_bound(groups({"lr": 0.2}, {"momentum": 0.5, "dampening": 1.0})) is None
+
+
 class AdamWithAnotherStep(torch.optim.Adam):
     def step(self, closure=None):
         return None

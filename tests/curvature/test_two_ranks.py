@@ -40,3 +40,8 @@ def test_the_callback_logs_what_it_does_in_one_process_and_changes_nothing(ranks
             for key in expected:
                 if not key.endswith(("seconds", "gradients")):
                     assert found[key] == pytest.approx(expected[key], rel=2e-3, abs=1e-4), key
+
+
+def test_frozen_shards_in_half_precision_are_refused(ranks):
+    for rank in ranks:
+        assert "net.2.weight is frozen and sharded in torch.bfloat16" in rank["FSDP2, frozen in half precision"]

@@ -86,3 +86,16 @@ def test_variables_are_restored_to_the_last_bit_even_if_the_function_fails():
     with pytest.raises(RuntimeError, match="later"):
         check_direction(fails_later, [x])
     assert torch.equal(x, before)
+
+
+def test_of_a_function_that_clips_its_variables_nothing_can_be_said():
+    x = torch.full((5,), 0.1, dtype=torch.float64, requires_grad=True)
+
+    def clipped():
+        x.data.clamp_(-0.1, 0.1)
+        return x.square().sum()
+
+    check = check_direction(clipped, [x])
+    assert math.isnan(check.relative_error)
+    assert check.passed
+    assert torch.equal(x, torch.full_like(x, 0.1))

@@ -32,6 +32,12 @@ class FullySharded(Regression):
             fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])
 
 
+class HalfFrozen(FullySharded):
+    def configure_model(self) -> None:
+        self.net[2].bfloat16().requires_grad_(False)
+        super().configure_model()
+
+
 def spectrum(net: nn.Module, data: Any, **options: Any) -> Any:
     x, y = data
     generator = torch.Generator().manual_seed(0)
@@ -81,6 +87,10 @@ def two_ranks() -> dict[str, Any]:
             found[f"{name} run, {watched}"] = watch(
                 module_type, smooth_net, data, watched=watched, strategy=make(), **shared
             )
+    try:
+        watch(HalfFrozen, smooth_net, data, strategy=make(), **shared)
+    except ArgumentError as error:
+        found["FSDP2, frozen in half precision"] = str(error)
     return found
 
 

@@ -41,3 +41,17 @@ def dense_hessian(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> T
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     rows = [torch.autograd.grad(entry, parameters, retain_graph=True) for entry in flat]
     return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
+
+
+class OnceSine(torch.autograd.Function):
+    """The sine, by a backward pass that cannot be differentiated: as many written by hand are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0].cos()

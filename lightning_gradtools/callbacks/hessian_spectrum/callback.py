@@ -12,14 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
+from lightning_gradtools._lightning.full_precision import HALF, Precision, frozen_in_float32
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish
 from lightning_gradtools._lightning.module import plain_name
-from lightning_gradtools._lightning.probe import training_loss, undisturbed, unoptimized, versions, without_autocast
+from lightning_gradtools._lightning.probe import training_loss, undisturbed, without_autocast
 from lightning_gradtools._lightning.repeated_warnings import once_each
 from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
@@ -30,17 +30,16 @@ from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
     probe_loss,
 )
 from lightning_gradtools.callbacks.hessian_spectrum.overhead import OverheadBudget
+from lightning_gradtools.callbacks.hessian_spectrum.probe_batches import ProbeBatches
+from lightning_gradtools.callbacks.hessian_spectrum.progress import progress
+from lightning_gradtools.callbacks.hessian_spectrum.rank_state import on_device, portable
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
 from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import RankFailure, is_distributed, meet
+from lightning_gradtools.distributed import RankFailure, is_distributed, meet, reshard
 from lightning_gradtools.interrupts import held_interrupts
-from lightning_gradtools.pytree import tree_map
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
-
-_LARGEST_STATE = 2**26  # bytes that a rank adds to a checkpoint
-_SLOW = 5.0  # seconds after which a computation reports its progress
 
 
 class HessianSpectrum(Observer):
@@ -88,7 +87,8 @@ class HessianSpectrum(Observer):
     changes is the model: the first ones with a loss that training passes, or that validation (its sanity check
     too) passes, copied then. No loader is asked for a batch, so nothing is computed before they have passed.
     Modules of dropout and batch normalisation are in evaluation mode meanwhile, all others in their own; random
-    numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32.
+    numbers of torch, as of ``F.dropout``, are the same in each evaluation. It runs outside autocast, in float32; so do
+    frozen weights in half precision, which take three times their room then.
     Each computation starts from the last one's eigenvectors.
 
     A checkpoint holds the probe batches of each rank and those eigenvectors, so that a resumed run measures the
@@ -98,8 +98,8 @@ class HessianSpectrum(Observer):
 
     Training is bit-identical with and without it: weights, gradients, buffers, metrics, random state and logs
     of training are as they were. If a computation fails it warns once and disables itself, on all
-    ranks; where only the bound or a layer's block fails, its keys are absent, which is told once. One that is
-    interrupted (Ctrl-C) is given up, and training goes on.
+    ranks; where only the bound, the trace, the density or a layer's block fails, its keys are absent, which is
+    told once. One that is interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
     products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
@@ -116,7 +116,7 @@ class HessianSpectrum(Observer):
         trace: whether to estimate the trace, or with how many products in all; True is 100.
         density: whether to estimate the density, or with how many products in all; True is 500.
         stability: whether to compare learning rate × sharpness with the optimizer's bound. For Adam this
-            needs one more eigenvalue. With several learning rates the largest counts.
+            needs one more eigenvalue. Of several parameter groups the one nearest its bound counts.
         per_layer: whether to compute the top eigenvalue of each layer's block of the Hessian too.
         num_batches: probe batches; fewer if the loader has not as many.
         source: ``"train"`` or ``"val"``: the loader of the probe batches.
@@ -128,7 +128,7 @@ class HessianSpectrum(Observer):
         seed: of the random vectors.
 
     Raises:
-        ArgumentError: for a value that cannot work; and at fit start for manual optimisation, weights in half
+        ArgumentError: for a value that cannot work; and at fit start for manual optimisation, what is trained in half
             precision, and strategies that keep weights where no product can reach them (FSDP1, DeepSpeed).
 
     Attributes:
@@ -214,24 +214,13 @@ class HessianSpectrum(Observer):
 
     def state_of_rank(self) -> dict[str, Any] | None:
         """Return the batches and where the next computation starts from, if a checkpoint can well hold them."""
-        state = {
-            "batches": self._batches,
-            "complete": self._complete,
-            "places": sorted(self._places),
-            "moved": sorted(self._moved),
-            "vectors": self._measurement.vectors,
-        }
-        return tree_map(_on_cpu, state) if _is_small_and_plain(state) else None
+        state = {"moved": [], "vectors": self._measurement.vectors}  # releases that looked for moved weights read it
+        found: dict[str, Any] | None = portable(self._kept.state_dict() | state)
+        return found
 
     def release(self) -> None:
-        self._batches: list[tuple[Any, int]] = []  # and the index that each had
-        self._complete = False
-        self._watched: dict[str, Tensor] = {}  # what no optimizer moves, as of the start of the epoch
-        self._versions: dict[str, int] = {}
-        self._moved: set[str] = set()  # what training_step moves itself
-        self._places: set[tuple[int, int]] = set()  # of the validation batches that were kept
-        self._passing: list[tuple[Any, int]] = []  # the batch at hand, until it is known to have a loss
-        self._measurement = SpectrumMeasurement(self._settings(), _progress)
+        self._kept = ProbeBatches(self.num_batches)
+        self._measurement = SpectrumMeasurement(self._settings(), progress)
         self._budget: OverheadBudget | None = None
 
     def start_fit(self) -> None:
@@ -266,18 +255,11 @@ class HessianSpectrum(Observer):
                 f"strategy={type(trainer.strategy).__name__}: HessianSpectrum needs whole or DTensor parameters:"
                 " a single device, DDP, or ModelParallelStrategy (FSDP2)"
             )
-        halves = {p.dtype for p in pl_module.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
-        if halves:
-            raise ArgumentError(
-                f"precision={trainer.precision}: weights in {halves.pop()} are too coarse for curvature;"
-                " HessianSpectrum needs them in float32 or float64, as under bf16-mixed"
-            )
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ArgumentError(
                 f"{name}.training_step takes dataloader_iter: HessianSpectrum needs one that takes a batch"
             )
-        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
-            raise ArgumentError(f"{name}: HessianSpectrum needs a parameter that requires a gradient")
+        _trained(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the time, and say if there is no bound to compare with."""
@@ -289,53 +271,39 @@ class HessianSpectrum(Observer):
         self._budget = OverheadBudget(self.max_overhead, logging_step(trainer), self.num_batches, pl_module.device)
         own = self.own_state(trainer)
         if own is not None:
-            here = partial(_on, pl_module.device)
-            self._batches = [(tree_map(here, batch), index) for batch, index in own["batches"]]
-            self._complete, self._places = own["complete"], {(i, j) for i, j in own["places"]}
-            self._moved = set(own["moved"])
+            here = partial(on_device, pl_module.device)
+            self._kept.load_state_dict(own, here)
             self._measurement.vectors = tuple(map(here, own["vectors"]))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the first batches that pass and have a loss, so that the loader need not be asked for them."""
-        if self.source == "train" and not self._complete:
-            self._passing = [(kept(batch), batch_idx)]
-        if batch_idx == 0 or not self._watched:  # to walk a large module takes longer than all else here
-            self._watched = unoptimized(pl_module)
-        self._versions = versions(self._watched)
+        if self.source == "train":
+            self._kept.before_step(batch, batch_idx)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first batches of the validation data, of the sanity check too."""
-        if self.source == "val" and not self._complete and (dataloader_idx, batch_idx) not in self._places:
-            self._places.add((dataloader_idx, batch_idx))
-            self._keep((kept(batch), batch_idx))
+        if self.source == "val":
+            self._kept.in_validation(batch, batch_idx, dataloader_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take what there is, if the validation data have fewer batches than were asked for."""
         if self.source == "val" and not trainer.sanity_checking:
-            self._complete = bool(self._batches)
-
-    def _keep(self, batch: tuple[Any, int]) -> None:
-        self._batches.append(batch)
-        self._complete = len(self._batches) == self.num_batches
+            self._kept.close()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compute, if this batch took a step that is one to."""
-        passing, self._passing = self._passing, []
-        now = versions(self._watched)
-        self._moved |= {name for name, version in self._versions.items() if now[name] != version}
-        if passing and (outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None:
-            self._keep(passing[0])
+        self._kept.after_step(has_loss=(outputs.get("loss") if isinstance(outputs, dict) else outputs) is not None)
         if not is_accumulating(trainer) and self._is_due(trainer, pl_module):
             self._compute(trainer, pl_module, logging_step(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute, if this epoch is one to; of a loader with fewer batches than were asked for take what there is."""
         if self.source == "train":
-            self._complete = bool(self._batches)
+            self._kept.close()
         if self._epoch_is_due(trainer):
             self._compute(trainer, pl_module, logging_step(trainer))
 
@@ -343,7 +311,7 @@ class HessianSpectrum(Observer):
         """Say what it has taken."""
         assert self._budget is not None
         publish(trainer, {"curvature/overhead": self._budget.share})
-        if not self._complete:
+        if not self._kept.complete:
             rank_zero_info(f"HessianSpectrum: nothing was computed, as no batch passed (source={self.source!r})")
         elif self._plans_itself and not self.history:
             rank_zero_info(
@@ -384,7 +352,7 @@ class HessianSpectrum(Observer):
 
     def _compute(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         self._met_at = step
-        ready = self._complete
+        ready = self._kept.complete
         meeting = meet(str(ready), False, pl_module.device)
         if meeting.anyone_failed:
             self.guard.agree(True)
@@ -397,8 +365,14 @@ class HessianSpectrum(Observer):
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
         try:
-            with together, once_each(self._given), undisturbed(pl_module, self._moving(pl_module)), self._attention():
-                found = self._measure(trainer, pl_module)
+            with (
+                together,
+                once_each(self._given),
+                frozen_in_float32(pl_module) as precision,
+                undisturbed(pl_module),  # after it: what it puts back before each loss are float32 weights
+                self._attention(),
+            ):
+                found = self._measure(trainer, pl_module, precision)
         except KeyboardInterrupt:
             pass
         except RankFailure as failure:
@@ -417,39 +391,37 @@ class HessianSpectrum(Observer):
         self.history.append((step, values))
         publish(trainer, values)
         log_scalars(trainer, values, step)
-        if self.density and trainer.is_global_zero:
+        if self.latest.density is not None and trainer.is_global_zero:
             self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Spectrum, dict[str, float]]:
-        parameters = {plain_name(name): p for name, p in pl_module.named_parameters() if p.requires_grad}
+    def _measure(
+        self, trainer: Trainer, pl_module: LightningModule, precision: Precision
+    ) -> tuple[Spectrum, dict[str, float]]:
+        parameters = _trained(trainer, pl_module)
         sharded = any(map(is_distributed, parameters.values()))
-        before = [(tensor, tensor.detach().clone()) for tensor in self._moving(pl_module)]
         several = "shards" if sharded else "replicas"
         probe = Probe(
-            losses=[partial(self._loss, pl_module, before, *batch) for batch in self._batches],
+            losses=[partial(self._loss, pl_module, precision, *batch) for batch in self._kept.batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
         )
         loss = probe_loss(probe.losses, pl_module.device, probe.several)
-        _reshard(pl_module)
+        reshard(pl_module)
         spectrum, values = self._measurement.measure(probe)
         return spectrum, {**values, "curvature/probe_loss": loss}
 
-    def _moving(self, pl_module: LightningModule) -> list[Tensor]:
-        found = unoptimized(pl_module)
-        return [found[name] for name in sorted(self._moved & found.keys())]
-
     def _loss(
-        self, pl_module: LightningModule, before: list[tuple[Tensor, Tensor]], batch: Any, batch_idx: int
+        self,
+        pl_module: LightningModule,
+        precision: Precision,
+        batch: Any,
+        batch_idx: int,
     ) -> Tensor:
-        """Return the loss of a batch, at the same random numbers and the same frozen weights each time."""
-        for tensor, value in before:
-            if not torch.equal(tensor, value):
-                tensor.data.copy_(value)
+        """Return the loss of a batch, at the same random numbers each time."""
         torch.manual_seed(self.seed)
-        with without_autocast(pl_module):
+        with without_autocast(pl_module), precision():
             return training_loss(pl_module, kept(batch), batch_idx)
 
     def _attention(self) -> AbstractContextManager[None]:
@@ -488,46 +460,22 @@ class HessianSpectrum(Observer):
         part.replace(path)
 
 
-def _on(device: torch.device, leaf: Any) -> Any:
-    return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+def _trained(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+    """Return the parameters that are trained, by name.
 
-
-def _on_cpu(leaf: Any) -> Any:
-    return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
-
-
-def _is_small_and_plain(state: Any) -> bool:
-    """Say whether a checkpoint with ``state`` can be loaded by anyone, and is not much larger for it."""
-    pending, size = [state], 0
-    while pending:
-        each = pending.pop()
-        if type(each) in (list, tuple):
-            pending += each
-        elif type(each) is dict:
-            pending += [*each, *each.values()]
-        elif type(each) is Tensor:
-            size += each.numel() * each.element_size()
-        elif not (each is None or type(each) in (bool, int, float, str)):
-            return False
-    return size <= _LARGEST_STATE
-
-
-def _reshard(pl_module: LightningModule) -> None:
-    """Give back the whole weights that FSDP2 keeps after a forward pass, in the place of their shards."""
-    for module in pl_module.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def _progress() -> Callable[[int, float], None]:
-    """Return a report of one long computation: a line each time that its duration has doubled."""
-    begun, due = time.perf_counter(), _SLOW
-
-    def report(products: int, error: float) -> None:
-        nonlocal due
-        elapsed = time.perf_counter() - begun
-        if elapsed >= due:
-            due = 2 * elapsed
-            rank_zero_info(f"HessianSpectrum: {products} products in {elapsed:.0f} s, relative error {error:.1g}")
-
-    return report
+    Raises:
+        ArgumentError: if there is none, or one is in half precision, or a frozen one is so and sharded.
+    """
+    found: dict[str, Tensor] = {}
+    for name, parameter in pl_module.named_parameters():
+        if parameter.dtype in HALF and (parameter.requires_grad or is_distributed(parameter)):
+            kind = "trained" if parameter.requires_grad else "frozen and sharded"
+            raise ArgumentError(
+                f"precision={trainer.precision}: {plain_name(name)} is {kind} in {parameter.dtype}, which is too coarse"
+                " for curvature; HessianSpectrum needs it in float32 or float64, as under bf16-mixed"
+            )
+        if parameter.requires_grad:
+            found[plain_name(name)] = parameter
+    if not found:
+        raise ArgumentError(f"{type(pl_module).__name__}: HessianSpectrum needs a parameter that requires a gradient")
+    return found

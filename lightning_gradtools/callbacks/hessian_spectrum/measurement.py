@@ -23,6 +23,8 @@ from lightning_gradtools.gradients.layers import LayerGrouping
 
 Loss = Callable[[], Tensor]
 
+_KEYS = {"trace": "curvature/trace", "density": "curvature/density, with its trace,"}
+
 
 @dataclass(frozen=True)
 class SpectrumSettings:
@@ -113,6 +115,7 @@ class SpectrumMeasurement:
             rtol=settings.rtol,
             generator=generator,
             keep_vectors=True,
+            on_failure=lambda part, error: self._lose(_KEYS[part], error),
         )
         self._vectors = found.eigenvectors
         found = replace(found, eigenvectors=None)
@@ -182,12 +185,16 @@ class SpectrumMeasurement:
         try:
             return compute()
         except Exception as error:
-            if isinstance(error, RankFailure) and error.interrupted:
-                raise
-            if name not in self._lost:
-                self._lost.add(name)
-                tell(f"HessianSpectrum: {name} is absent where it fails: {type(error).__name__}: {str(error)[:200]}")
+            self._lose(name, error)
             return {}
+
+    def _lose(self, name: str, error: Exception) -> None:
+        """Go on without what failed with ``error``, and tell it once."""
+        if isinstance(error, RankFailure) and error.interrupted:
+            raise error
+        if name not in self._lost:
+            self._lost.add(name)
+            tell(f"HessianSpectrum: {name} is absent where it fails: {type(error).__name__}: {str(error)[:200]}")
 
     def _per_layer(self, probe: Probe, generator: torch.Generator) -> dict[str, float]:
         """Return the top eigenvalue of each layer's block."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import Observation, persists
+from lightning_gradtools.diagnosis.progress import TRANSIENT
 from lightning_gradtools.diagnosis.remedies import CLIP_NORM, HE_INIT, WARM_UP, lower_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
@@ -35,7 +36,8 @@ def _divergence(context: RuleContext) -> Evidence | None:
         return None
     if len(skills) >= 3:
         now, start = going.gain, skills[0]
-        if 1 - now > WORSE and (1 - now > WORSE * max(1.0, 1 - start) or not going.improving):
+        stays = going.steps >= TRANSIENT and not going.improving  # a few first losses cannot tell
+        if 1 - now > WORSE and (stays or 1 - now > WORSE * max(1.0, 1 - start)):
             steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
             if steps:
                 return Evidence(

@@ -17,8 +17,8 @@ _FREEZE = Remedy(
 _REMEDY = (
     Remedy(
         sentence=(
-            "Look for .detach(), .data, .item(), torch.no_grad() or a new tensor made of numbers between this layer"
-            " and the loss."
+            "See that what it returns is used, and look for .detach(), .data, .item(), torch.no_grad() or a new tensor"
+            " made of numbers between this layer and the loss."
         )
     ),
     _FREEZE,

@@ -35,7 +35,7 @@ def fit(kind: Any, settings: dict[str, Any], setting: Setting) -> Any:
 
 TRANSFORMER = {"hidden_continuous_size": 8, "attention_head_size": 2, "loss": QuantileLoss()}
 RECURRENT = {"rnn_layers": 1, "loss": NormalDistributionLoss()}
-ONE_VARIABLE = "with one variable of a kind, the network that weighs variables ends in a softmax over one unit"
+ONE_VARIABLE = "with one variable of a kind none are weighed, so what computes the context of the weights is not used"
 RECIPES = {
     "pytorch-forecasting TFT": Recipe(
         package="pytorch-forecasting",

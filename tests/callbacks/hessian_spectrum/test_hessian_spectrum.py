@@ -146,7 +146,7 @@ def test_a_run_too_short_for_its_share_is_told_so(caplog):
 
 
 def test_an_interrupt_leaves_training_able_to_go_on(monkeypatch):
-    def interrupted(self, trainer, pl_module):
+    def interrupted(self, trainer, pl_module, _precision):
         for parameter in pl_module.parameters():
             parameter.grad = torch.ones_like(parameter)
         raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """What fails or is unknown costs its own keys and no others; what a computation held is let go of."""
 
 import gc
+import importlib
 import logging
 import warnings
 import weakref
@@ -68,10 +69,29 @@ class ThatIsAdam(torch.optim.Adam):
     """Inherits its step."""
 
 
-def spectrum(net, optimizer, module_type=Regression, **options):
+class Quantised(torch.optim.Adam):
+    """Keeps its second moments in bytes between steps, as 8-bit optimizers do, and takes Adam's step."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr)
+        self.register_step_pre_hook(self.unpack)
+        self.register_step_post_hook(self.pack)
+
+    @staticmethod
+    def unpack(optimizer, *_):
+        for state in optimizer.state.values():
+            state["exp_avg_sq"] = state["exp_avg_sq"].float().div(255).square()
+
+    @staticmethod
+    def pack(optimizer, *_):
+        for state in optimizer.state.values():
+            state["exp_avg_sq"] = state["exp_avg_sq"].sqrt().mul(255).byte()
+
+
+def spectrum(net, optimizer, module_type=Regression, *, root=None, **options):
     torch.manual_seed(0)
     callback = HessianSpectrum(every_n_steps=2, top_k=2, **options)
-    fit(module_type(net, optimizer), callback)
+    fit(module_type(net, optimizer), callback, default_root_dir=root)
     assert callback.failure is None
     assert len(callback.history) == 3
     assert all("curvature/eigenvalue_1" in values for _, values in callback.history)
@@ -123,6 +143,37 @@ def test_a_metric_that_cannot_be_costs_its_keys_and_is_told_once():
     assert len([each for each in told if "HessianSpectrum" in str(each.message)]) == 1
     assert all(not _OF_THE_BOUND & values.keys() for _, values in found.history)
     assert all("curvature/probe_loss" in values for _, values in found.history)
+
+
+def test_quantised_moments_cost_the_bound_and_are_named_once():
+    with pytest.warns(UserWarning, match="optimizer=Quantised: its second moments") as told:
+        found = spectrum(smooth, Quantised)
+    assert len([each for each in told if "HessianSpectrum" in str(each.message)]) == 1
+    assert all(not _OF_THE_BOUND & values.keys() for _, values in found.history)
+
+
+@pytest.mark.parametrize("part", ["trace", "density"])
+def test_a_trace_or_density_that_fails_costs_its_own_keys(part, monkeypatch, tmp_path):
+    options = {part: 160, "per_layer": True}
+    whole = spectrum(smooth, torch.optim.Adam, root=tmp_path / "whole", **options)
+
+    def failing(*_, **__):
+        raise MemoryError("no room for probes")
+
+    by_name = importlib.import_module("lightning_gradtools.curvature.hessian_spectrum")  # its function hides it
+    monkeypatch.setattr(by_name, f"estimate_{part}", failing)
+    with pytest.warns(UserWarning, match=f"curvature/{part}.* absent where it fails: MemoryError: no room") as told:
+        found = spectrum(smooth, torch.optim.Adam, root=tmp_path / "part", **options)
+    assert len([each for each in told if "HessianSpectrum" in str(each.message)]) == 1
+    lost = {"curvature/trace", "curvature/trace_error"} | ({"curvature/negative_share"} if part == "density" else set())
+    cost = {"curvature/seconds", "curvature/gradients", "curvature/condition_number"}
+    for (_, complete), (_, values) in zip(whole.history, found.history, strict=True):
+        assert complete.keys() - values.keys() == lost
+        for key in values.keys() - cost:
+            assert values[key] == pytest.approx(complete[key], rel=1e-2), key
+    assert found.latest.trace is None
+    assert bool(list((tmp_path / "whole").rglob("step_*.npz"))) == (part == "density")
+    assert not list((tmp_path / "part").rglob("step_*.npz"))
 
 
 def test_a_layer_that_fails_costs_its_own_key(monkeypatch):

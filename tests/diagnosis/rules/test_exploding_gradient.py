@@ -13,6 +13,17 @@ def test_a_high_first_loss_that_comes_down_is_not():
     assert not serious(made)
 
 
+def test_a_loss_above_the_baseline_that_falls_from_the_first_step_on_is_not():
+    def loss(step):  # as a U-Net's with a Dice loss: steep, then steady, so that eleven of them have no clear trend
+        return 1.47 + 0.45 * math.exp(-step) - 0.013 * step
+
+    for steps in (11, 16, 21, 40):
+        made = history(loss=loss, skill=lambda step: 1 - loss(step) / 0.35, steps=steps, every=5)
+        assert not serious(made), steps
+    stuck = history(loss=lambda s: 1.0, skill=lambda s: -1.86, steps=21, every=5)
+    assert any(kind == "exploding_gradient" for kind, _ in serious(stuck))
+
+
 def test_one_outlier_is_not():
     made = history(
         loss=lambda step: 500.0 if step == 90 else falling(step),
