@@ -482,20 +482,21 @@ def over_ranks(runs: Sequence[Run]) -> Run:
     return Run(merged, first.gradients, next((run.failure for run in runs if run.failure), None))
 
 
+def difference(run: Run, bare: Run, phases: Sequence[str]) -> dict[Call, Traffic]:
+    """Return what is in these phases of ``run`` beside what is in those of ``bare``."""
+    return combined((sign, each.counts.get(phase, {})) for phase in phases for sign, each in ((1, run), (-1, bare)))
+
+
 def added(row: Row, run: Run, bare: Run) -> Added:
     """Subtract the run without a callback, and divide the rest among the columns."""
-
-    def on(phases: Iterable[str]) -> dict[Call, Traffic]:
-        return combined((sign, each.counts.get(phase, {})) for phase in phases for sign, each in ((1, run), (-1, bare)))
-
-    ordinary = {} if row.ordinary is None else on([str(row.ordinary)])
-    events = on(map(str, row.steps))
-    flushed = on(str(step - PERIOD) for step in row.steps) if row.flushes else events
+    ordinary = {} if row.ordinary is None else difference(run, bare, [str(row.ordinary)])
+    events = difference(run, bare, [str(step) for step in row.steps])
+    flushed = difference(run, bare, [str(step - PERIOD) for step in row.steps]) if row.flushes else events
     return Added(
         ordinary=ordinary,
         event=combined([(1, events), (-len(row.steps), ordinary)]),
         flush=combined([(1, flushed), (-1, events)]),
-        outside=on(["start", "end"]),
+        outside=difference(run, bare, ["start", "end"]),
         gradients=run.gradients,
         failure=run.failure,
     )
@@ -602,9 +603,13 @@ def extrapolated(
 ) -> dict[Call, Traffic]:
     """Return the counts of a model of ``shape`` from those of four others, by least squares.
 
-    Calls are linear in the number of tensors, and so are the bytes of objects, which name them; other bytes are in those
-    of tensors, units and parameters. Four models that differ in depth and width tell these apart. ``per_gradient``:
-    counts are those of a spectrum, divided by its gradients, whose bytes are products with all parameters.
+    Calls are linear in the number of tensors, and so are the bytes of objects, which name them; other bytes are linear
+    in those of tensors, units and parameters. Four models that differ in depth and width tell these apart.
+
+    Args:
+        samples: shapes and their counts.
+        shape: of the model in question.
+        per_gradient: counts are those of a spectrum divided by its gradients, whose bytes are of all parameters.
     """
 
     def fit(value: Callable[[Traffic], float], terms: Callable[[Shape], tuple[float, ...]]) -> float:
