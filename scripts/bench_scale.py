@@ -350,6 +350,15 @@ ROWS = (
     Row("GradientCheck()", lambda: GradientCheck(on_failure="warn"), "check, once a run", steps=(0,)),
 )
 
+# What a run is likely to have. They share one pass over the gradients, so this is the most they cost.
+TOGETHER = (
+    "GradientMonitor()",
+    "GradientClipping(max_norm)",
+    "PathologyDetector()",
+    "LastCheckpoint()",
+    "LastCheckpoint(), saving",
+)
+
 
 class _StepMarker(Callback):
     """Tells the counter which batch has begun."""
@@ -730,19 +739,28 @@ def print_counts(strategy: str, found: Found) -> None:
 def print_costs(strategy: str, found: Found, factor: float) -> None:
     print(f"{strategy}: milliseconds added to a step, averaged over steps, and their share of it\n")
     jobs = [(model, ranks) for model in MODELS for ranks in RANKS]
-    lines = []
-    for row in ROWS:
-        if row.name in found:
-            cells = []
-            for model, ranks in jobs:
-                cost = projected(row, found[row.name], strategy, model, ranks, factor)
-                cells.append(_cost(cost, step_seconds(model.shape)) if fits(strategy, model, ranks) else "-")
-            lines.append([row.name, *cells])
+    costs = {
+        row.name: [projected(row, found[row.name], strategy, *job, factor) for job in jobs]
+        for row in ROWS
+        if row.name in found
+    }
+    together = [sum(each) for each in zip(*(costs[name] for name in TOGETHER), strict=True)]
+    costs[f"together: {', '.join(TOGETHER)}"] = together
+    lines = [
+        [
+            name,
+            *(
+                _cost(cost, step_seconds(model.shape)) if fits(strategy, model, ranks) else "-"
+                for cost, (model, ranks) in zip(each, jobs, strict=True)
+            ),
+        ]
+        for name, each in costs.items()
+    ]
     print_table(["callback", *(f"{model.name}, {ranks:,} ranks" for model, ranks in jobs)], lines)
 
 
 def _cost(cost: float, step: float) -> str:
-    return f"{1e3 * cost:.3f} ({100 * cost / step:.3f}%)" if cost else "0"
+    return f"{1e3 * cost:.3g} ({100 * cost / step:.2g}%)" if cost else "0"
 
 
 def print_assumptions(factor: float) -> None:
@@ -764,9 +782,10 @@ def main() -> None:
     parser.add_argument("--latency-factor", type=float, default=2.5, help="times NCCL's own estimate")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    found = {strategy: count_all(strategy) for strategy in arguments.strategies}
-    for strategy, rows in found.items():
-        print_counts(strategy, rows)
+    found: dict[str, Found] = {}
+    for strategy in arguments.strategies:
+        found[strategy] = count_all(strategy)
+        print_counts(strategy, found[strategy])
     print_assumptions(arguments.latency_factor)
     for strategy, rows in found.items():
         print_costs(strategy, rows, arguments.latency_factor)

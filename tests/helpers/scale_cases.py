@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Partial, Shard
 from torch.profiler import ProfilerActivity, profile
 
 Numbers = dict[tuple[str, str], tuple[float, float]]
@@ -44,6 +44,7 @@ def collectives_of_two() -> tuple[list[Piece], int]:
     mesh = init_device_mesh("cpu", (2,))
     three, ours = torch.ones(3), "ours"
     shard = DTensor.from_local(torch.ones(2, 4), mesh, [Shard(0)])
+    pending = DTensor.from_local(torch.ones(3), mesh, [Partial()])
     replica, sharded = nn.parallel.DistributedDataParallel(nn.Linear(4, 4)), nn.Linear(4, 4)
     fully_shard(sharded, mesh=mesh)
 
@@ -67,6 +68,7 @@ def collectives_of_two() -> tuple[list[Piece], int]:
             ),
             ("shards together", shard.full_tensor, {("all_gather", "all"): (1, 64)}),
             ("sum of shards", lambda: shard.sum().full_tensor(), {("all_reduce", "all"): (1, 4)}),
+            ("what needs a pending sum", pending.relu, {("all_reduce", "all"): (1, 12)}),
             ("DDP", lambda: forward_and_backward(replica), {("all_reduce", "all"): (1, 80)}),
             (
                 "FSDP2",
