@@ -20,11 +20,12 @@ outside steps      from the start of the run to the first batch, and from the ep
                    Lightning saves a checkpoint
 =================  =====================================================================================
 
-Costs: the same at four sizes of the model, extrapolated. Calls are linear in the number of tensors, bytes in tensors,
-units and parameters. Only collectives are projected: neither our kernels, nor a host that waits for its device, nor
-ranks that wait for the slowest. Cadences are the defaults: logging every 50 steps, a detector's sample every 40, a look
-at the clock every 100, a checkpoint every 5 minutes. Only that of a spectrum is made up, every 1,000 steps, of as many
-gradients as counted here; by default it plans itself by the clock, and takes 2% of the time at most.
+Costs: the same at four sizes of the model, extrapolated. Calls are linear in the number of tensors, bytes in those of
+tensors, units (outputs of activation functions) and parameters. Only collectives are projected: neither our kernels,
+nor a host that waits for its device, nor ranks that wait for the slowest. Cadences are the defaults: logging every 50
+steps, a detector's sample every 40, a look at the clock every 100, a checkpoint every 5 minutes. Only that of a
+spectrum is made up, every 1,000 steps, of as many gradients as counted here; by default it plans itself by the clock,
+and takes 2% of the time at most. A row "saving" is a checkpoint as Lightning and torch write it, with what is ours.
 
 The time of a call is NCCL's own estimate, by which it chooses its algorithm: `src/graph/tuning.cc` of NCCL 2.30.7
 (https://github.com/NVIDIA/nccl), LL protocol, a tree for all_reduce and a ring for the others. It is multiplied by 2.5,
@@ -202,8 +203,8 @@ class Shape(NamedTuple):
 
     @property
     def units(self) -> int:
-        """Outputs of all its modules that have weights, summed."""
-        return 11 * self.depth * self.width + 2 * self.width + self.vocabulary
+        """Number of outputs of its activation functions."""
+        return 4 * self.depth * self.width
 
     @property
     def parameters(self) -> int:
