@@ -1,6 +1,6 @@
 """What our callbacks say to other ranks: collective calls and bytes a step, and what they would cost on many ranks.
 
-    python scripts/bench_scale.py                                # all; some ten minutes on 2 cores
+    python scripts/bench_scale.py                                # all; 8 minutes on 2 cores
     python scripts/bench_scale.py --strategies FSDP2 --json out.json
     python scripts/bench_scale.py --latency-factor 14            # a network with slow small messages
 
