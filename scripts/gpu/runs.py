@@ -132,9 +132,9 @@ def failures(callbacks: Sequence[Callback]) -> list[str]:
 
 def memory_held(setting: Setting) -> int:
     """Return the bytes of tensors alive: on a GPU all that is allocated there, on a CPU those that Python knows."""
-    held = bytes_held()
     if setting.device != "cuda":
-        return held
+        return bytes_held()
+    gc.collect()
     torch.cuda.synchronize()
     return torch.cuda.memory_allocated()
 

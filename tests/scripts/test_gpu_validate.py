@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from lightning_gradtools._lightning.gradient_pass import GradientPass
 from lightning_gradtools.callbacks import GradientClipping
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -112,6 +113,7 @@ def test_a_device_that_is_not_there_is_refused(script, capsys):
         "fp16 overflow while the loss scale is searched: AdamW by default",
         "precision='64-true'",
         "HessianSpectrum through flash attention, bf16",
+        "a plain nccl group of one process",
         "the collectives of two ranks",
         "GPT-2 step relative to bare: monitor, clipping",
         "GPT-2: one spectrum",
@@ -120,6 +122,12 @@ def test_a_device_that_is_not_there_is_refused(script, capsys):
 def test_what_a_cpu_can_run_of_it_passes(script, name, capsys):
     assert script.main([*CPU, "--only", name]) == 0
     assert "\nok" in f"\n{capsys.readouterr().out}"
+
+
+@pytest.mark.parametrize("name", ["a NaN step is skipped: fused AdamW", "a NaN step is skipped: AdamW by default"])
+def test_a_verdict_that_stays_on_the_device_skips_the_same_step(script, name, monkeypatch):
+    monkeypatch.setattr(GradientPass, "is_free_to_read", False)  # as where reading makes the host wait
+    assert script.main([*CPU, "--only", name]) == 0
 
 
 @pytest.mark.parametrize("name", ["a NaN step is skipped: fused AdamW", "fp16 overflow at a loss scale of 1: fused"])
