@@ -78,7 +78,7 @@ def as_if_of_two(setting: Setting) -> Outcome:
         return float(found.eigenvalues[0])
 
     alone = sharpness(False)
-    dist.init_process_group(_backend(setting), store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(_backend(setting), init_method=f"file://{setting.folder}/group", rank=0, world_size=1)
     try:
         with patch("lightning_gradtools.distributed.world_size", return_value=2):
             ratio = sharpness(True) / alone

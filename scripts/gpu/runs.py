@@ -45,7 +45,8 @@ class LanguageModel(LightningModule):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.net = GPT(vocabulary(setting), setting.context_length, **_size(setting))
+        depth, width, heads = (2, 32, 2) if setting.small else (12, 768, 12)
+        self.net = GPT(vocabulary(setting), setting.context_length, depth, width, heads)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         tokens, targets = batch
@@ -53,10 +54,6 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-4, fused=True)
-
-
-def _size(setting: Setting) -> dict[str, int]:
-    return {"depth": 2, "width": 32, "heads": 2} if setting.small else {"depth": 12, "width": 768, "heads": 12}
 
 
 def vocabulary(setting: Setting) -> int:
@@ -126,8 +123,9 @@ def farthest(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 
 def failures(callbacks: Sequence[Callback]) -> list[str]:
     """Return what made any of the callbacks disable itself."""
-    guards = [callback.guard for callback in callbacks if isinstance(getattr(callback, "guard", None), FailSafe)]
-    return [guard.failure for guard in guards if guard.failure]
+    guards = [getattr(callback, "guard", None) for callback in callbacks]
+    found = [guard.failure or guard.failed_here for guard in guards if isinstance(guard, FailSafe)]
+    return [str(failure) for failure in found if failure]
 
 
 def memory_held(setting: Setting) -> int:

@@ -136,6 +136,15 @@ def test_a_fault_of_ours_is_a_failed_row(script, name, monkeypatch):
     assert script.main([*CPU, "--only", name]) == 1
 
 
+def test_a_callback_that_disables_itself_is_a_failed_row(script, monkeypatch, capsys):
+    def broken(*arguments):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr("lightning_gradtools.callbacks.gradient_monitor.callback.gradient_pass", broken)
+    assert script.main([*CPU, "--only", "GPT-2 step relative to bare: GradientMonitor, every step"]) == 1
+    assert "out of order" in capsys.readouterr().out
+
+
 class Waits(Callback):
     """Says as torch does that it waited, at the start of some batches and at the end of others."""
 
