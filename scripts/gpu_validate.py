@@ -80,6 +80,13 @@ def main(arguments: Sequence[str], checks: Sequence[Check] | None = None) -> int
         parser.error("--device cuda: there is none, or this torch was built without it")
     if given.rounds is not None and given.rounds < 3:
         parser.error(f"--rounds {given.rounds}: must be 3 or more, of which two warm up")
+    chosen = [
+        check
+        for check in (all_checks() if checks is None else checks)
+        if not given.only or any(word in check.name for word in given.only)
+    ]
+    if not chosen:
+        parser.error(f"--only {' '.join(given.only)}: in no row's name")
     rows = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,14 +98,13 @@ def main(arguments: Sequence[str], checks: Sequence[Check] | None = None) -> int
             context_length=given.context_length or (16 if given.small else 512),
             folder=Path(folder),
         )
-        for check in all_checks() if checks is None else checks:
-            if not given.only or any(word in check.name for word in given.only):
-                rows.append(run(check, setting))
-                free_memory(setting)
-                print(plain(rows[-1]), flush=True)
+        for check in chosen:
+            rows.append(run(check, setting))
+            free_memory(setting)
+            print(plain(rows[-1]), flush=True)
     title = machine(device) + (", small" if given.small else f", batch {given.batch_size} x {setting.context_length}")
     counts = {result: sum(row.result is result for row in rows) for result in dict.fromkeys(row.result for row in rows)}
-    print(f"\n{title}: " + (", ".join(f"{count} {result.value}" for result, count in counts.items()) or "no rows"))
+    print(f"\n{title}: " + ", ".join(f"{count} {result.value}" for result, count in counts.items()))
     if given.markdown:
         given.markdown.write_text(markdown(rows, title), encoding="utf-8")
     if given.json:

@@ -95,6 +95,12 @@ def test_a_check_that_fails_or_raises_is_a_row_and_exit_status_1(script, capsys)
     assert "1 failed, 1 ok" in printed
 
 
+def test_words_that_are_in_no_row_are_refused(script, capsys):
+    with pytest.raises(SystemExit):
+        script.main([*CPU, "--only", "no such row"])
+    assert "--only no such row: in no row's name" in capsys.readouterr().err
+
+
 def test_a_device_that_is_not_there_is_refused(script, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is one")
