@@ -167,7 +167,7 @@ def _fit(rank: int, trial: Trial, ours: bool) -> Ending:
         def configure_model(self) -> None:
             if trial.strategy == "fsdp2":
                 for layer in (0, 2, 4):
-                    fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])
+                    fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])  # type: ignore[index]
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             x, y = batch
@@ -258,7 +258,8 @@ def _fault(rank: int, trial: Trial, logger: Any) -> Iterator[None]:
         with _replaced(fail_safe, "attempt", _raising(fail_safe.attempt, trial.moment, trial.after, OSError)):
             yield
     elif trial.case == "memory":
-        with _replaced(spectrum, "training_loss", _raising(spectrum.training_loss, trial.moment, False, MemoryError)):
+        original = vars(spectrum)["training_loss"]
+        with _replaced(spectrum, "training_loss", _raising(original, trial.moment, False, MemoryError)):
             yield
     elif trial.case == "disk full":
         full = Path("full")
