@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
@@ -100,7 +99,7 @@ class CommunicationError(RuntimeError):
 
 
 class _Alone(TorchDispatchMode):
-    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace.lstrip("_").startswith("c10d"):
             raise CommunicationError(
                 f"it talks to the other ranks ({func.namespace}.{func.__name__.partition('.')[0].strip('_')}), and"
