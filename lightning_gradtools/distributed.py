@@ -5,15 +5,21 @@ gradient of which a rank holds only a shard (FSDP2, tensor parallelism: ``DTenso
 must take alike.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_gradtools.interrupts import raise_held_interrupt
 
@@ -32,46 +38,140 @@ class RankFailure(RuntimeError):  # noqa: N818 (it names what happened, elsewher
         self.interrupted = interrupted
 
 
-def summed(tensor: DTensor) -> DTensor:
+@dataclass(frozen=True, eq=False)
+class LocalPart:
+    """What this rank holds of a tensor.
+
+    Attributes:
+        values: its entries on this rank: those of a plain tensor, or of the shard of a ``DTensor``.
+        mesh: that the tensor lies on; None for a plain tensor.
+        split: dimensions of the mesh along which the ranks hold different entries; along the others they hold the same.
+        place: number of this part among all parts, from 0; ranks that hold the same entries share it.
+        dims: by dimension of the mesh in ``split``, the tensor's dimension that is split there; None if not one.
+    """
+
+    values: Tensor
+    mesh: DeviceMesh | None = None
+    split: tuple[int, ...] = ()
+    place: int = 0
+    dims: tuple[int | None, ...] = ()
+
+    @property
+    def layout(self) -> "Layout | None":
+        """How it is split, equal for tensors whose sums may share one reduction; None if it is whole on this rank."""
+        return Layout(self.mesh, self.split) if self.mesh is not None and self.split else None
+
+    def across(self, first: int) -> "Layout | None":
+        """Return the part of the layout that splits the tensor's dimensions from ``first`` on; None without one."""
+        split = tuple(
+            axis for axis, dim in zip(self.split, self.dims, strict=True) if first == 0 or dim is None or dim >= first
+        )
+        return Layout(self.mesh, split) if self.mesh is not None and split else None
+
+
+class Layout(NamedTuple):
+    """Dimensions of a mesh along which tensors are split: what their ranks have to reduce over."""
+
+    mesh: DeviceMesh
+    split: tuple[int, ...]
+
+    @property
+    def spans_all_ranks(self) -> bool:
+        """Whether every rank of the job takes part in a reduction over it, so that all get the very same numbers."""
+        return math.prod(self.mesh.size(dim) for dim in self.split) == world_size()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum ``values`` in place over the parts, on each rank: a sharded sum is whole only then."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Tensor) -> Tensor:
+        """Take the maximum of ``values`` in place over the parts, as for a flag."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        for dim in self.split:
+            dist.all_reduce(values, op=op, group=self.mesh.get_group(dim))
+        return values
+
+
+class CommunicationError(RuntimeError):
+    """What one rank was to do by itself asks for other ranks, which are not there."""
+
+
+class _Alone(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace.lstrip("_").startswith("c10d"):
+            raise CommunicationError(
+                f"it talks to the other ranks ({func.namespace}.{func.__name__.partition('.')[0].strip('_')}), and"
+                " cannot be run by one of them alone"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def alone() -> AbstractContextManager[Any]:
+    """Run the body on this rank alone: a collective in it raises where it would wait for ranks that do not come.
+
+    For user's code that ranks run a different number of times, or that one of them runs.
+
+    Raises:
+        CommunicationError: in the body, at a collective, with several ranks.
+    """
+    return nullcontext() if world_size() == 1 else _Alone()
+
+
+def summed(tensor: Tensor) -> Tensor:
     """Carry out the sum that a ``Partial`` placement leaves pending, if ``tensor`` has one.
 
     Tensor parallelism leaves them on gradients of replicated weights. Neither the norm nor the clamp of a sum
     can be had from its terms, of which every rank holds one.
     """
-    if not any(placement.is_partial() for placement in tensor.placements):
+    if not isinstance(tensor, DTensor) or not any(placement.is_partial() for placement in tensor.placements):
         return tensor
     placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
     return tensor.redistribute(placements=placements)
 
 
-def local_shard(tensor: DTensor) -> tuple[Tensor, DeviceMesh, tuple[int, ...]]:
-    """Return this rank's part of ``tensor``, its mesh, and the mesh dimensions along which it is split."""
+def local_part(tensor: Tensor) -> LocalPart:
+    """Return what this rank holds of ``tensor``, plain or a ``DTensor`` of any mesh and placement.
+
+    A pending sum is carried out, which communicates. What is neither a copy nor a sum is a share: FSDP2 over tensor
+    parallelism shards by a class of its own, which says of itself that it is no shard.
+    """
     tensor = summed(tensor)
-    split = tuple(dim for dim, placement in enumerate(tensor.placements) if placement.is_shard())
-    return tensor.to_local(), tensor.device_mesh, split
+    if not isinstance(tensor, DTensor):
+        return LocalPart(tensor)
+    mesh = tensor.device_mesh
+    split = {i: each for i, each in enumerate(tensor.placements) if not each.is_replicate() and mesh.size(i) > 1}
+    coordinate: Sequence[int] = mesh.get_coordinate() or [0] * mesh.ndim
+    place = 0
+    for axis in split:
+        place = place * mesh.size(axis) + coordinate[axis]
+    dims = tuple(getattr(each, "dim", None) for each in split.values())
+    return LocalPart(tensor.to_local(), mesh, tuple(split), place, dims)
 
 
 def on_this_rank(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of ``tensor``, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    """Return what this rank holds of ``tensor``, in the same memory. Of a pending sum that is a term of it."""
+    here: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return here
 
 
-def sum_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
-    """Sum ``values`` in place over the mesh dimensions ``split``: a sharded sum is whole only then."""
-    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.SUM)
+def reshard(module: nn.Module) -> None:
+    """Give back the whole weights that FSDP2 keeps after a forward pass, in the place of their shards."""
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()
 
 
-def max_over_shards(values: Tensor, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
-    """Take the maximum of ``values`` in place over the mesh dimensions ``split``, as for a flag."""
-    return _reduce_over_shards(values, mesh, split, dist.ReduceOp.MAX)
+def arrived(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, once it is there: tensor parallelism hands on results of collectives that are under way."""
+    there: Tensor = tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
+    return there
 
 
-def _reduce_over_shards(
-    values: Tensor, mesh: DeviceMesh, split: tuple[int, ...], op: dist.ReduceOp.RedOpType
-) -> Tensor:
-    for dim in split:
-        dist.all_reduce(values, op=op, group=mesh.get_group(dim))
-    return values
+def is_distributed(tensor: Tensor) -> bool:
+    """Say whether ``tensor`` may lie on several ranks, so that they have to reduce together what it adds up to."""
+    return isinstance(tensor, DTensor)
 
 
 def any_rank(flag: Tensor) -> Tensor:

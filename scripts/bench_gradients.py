@@ -26,7 +26,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,29 +209,63 @@ def train(task: Task, row: str, steps: int, device: str, folder: str, *more: Cal
     trainer.fit(task, DataLoader(batches, batch_size=None))
 
 
-def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
-    """Return for every row its step times, one per round, in seconds."""
-    turnstiles = {row: Turnstile(device) for row in rows}
-    steps_per_turn = MODELS[model][1]
-    steps = rounds * steps_per_turn + 1
-    threads = [
-        threading.Thread(target=train, args=(Task(model, fused), row, steps, device, folder, turnstile))
-        for row, turnstile in turnstiles.items()
-    ]
-    for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
-        thread.start()
-        turnstile.arrived.acquire()
-    times: dict[str, list[float]] = {row: [] for row in rows}
+def take_turns(
+    runs: Mapping[str, Callable[[Callback], object]], rounds: int, steps_per_turn: int, device: str
+) -> dict[str, list[float]]:
+    """Return for every run its step times, one per round, in seconds; the first two rounds warm up and are left out.
+
+    Args:
+        runs: by name, what trains for ``rounds * steps_per_turn + 1`` steps or more with the callback that it is given.
+        rounds: turns of each; 3 or more.
+        steps_per_turn: 2 or more.
+        device: "cpu" or "cuda".
+
+    Raises:
+        Exception: what a run raised, once the others were let go.
+    """
+    turnstiles = {row: Turnstile(device) for row in runs}
+    failures: list[Exception] = []
+
+    def to_its_end(row: str) -> None:
+        try:
+            runs[row](turnstiles[row])
+        except Exception as failure:
+            failures.append(failure)
+        turnstiles[row].arrived.release()  # nobody is to wait for one that will not come again
+
+    def leave(rows: Iterable[str]) -> None:
+        for row in rows:
+            turnstiles[row].steps_left = -1  # no more turns
+            turnstiles[row].go.release()
+            threads[row].join()
+        if failures:
+            raise failures[0]
+
+    threads = {row: threading.Thread(target=to_its_end, args=(row,), daemon=True) for row in runs}
+    times: dict[str, list[float]] = {row: [] for row in runs}
+    rows = list(runs)
+    for place, row in enumerate(rows):
+        threads[row].start()
+        turnstiles[row].arrived.acquire()
+        if failures:
+            leave(rows[: place + 1])
     for number in range(rounds):
         start = number % len(rows)
         for row in rows[start:] + rows[:start]:
             seconds = turnstiles[row].turn(steps_per_turn)
+            if failures:
+                leave(rows)
             times[row].append(statistics.median(seconds[1:]))  # the first finds the caches full of others' data
-    for thread, turnstile in zip(threads, turnstiles.values(), strict=True):
-        turnstile.steps_left = 2
-        turnstile.go.release()
-        thread.join()
-    return {row: found[2:] for row, found in times.items()}  # the first rounds warm up
+    leave(rows)
+    return {row: found[2:] for row, found in times.items()}
+
+
+def compare(model: str, fused: bool, rows: list[str], rounds: int, device: str, folder: str) -> dict[str, Any]:
+    """Return for every row its step times, one per round, in seconds."""
+    steps_per_turn = MODELS[model][1]
+    steps = rounds * steps_per_turn + 1
+    runs = {row: partial(train, Task(model, fused), row, steps, device, folder) for row in rows}
+    return take_turns(runs, rounds, steps_per_turn, device)
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
@@ -249,38 +284,61 @@ def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return result
 
 
+def bytes_held() -> int:
+    """Return the bytes of all tensors alive, those of a compiler's without memory left out."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
 class MemoryHeld(Callback):
-    """Bytes of all tensors alive between two steps, and the peak on a GPU."""
+    """Bytes of all tensors alive between two steps."""
 
     def __init__(self) -> None:
         self.bytes = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
-        gc.collect()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tensors = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-        self.bytes = sum(storages.values())
+        self.bytes = bytes_held()
 
 
 class HostSyncs(Callback):
-    """Counts the times a step makes the host wait for the GPU, other than the data's way there."""
+    """Counts the times a step makes the host wait for the GPU, other than the data's way there.
+
+    To be the last callback; ``first`` is to be the first, or what others do at the start of a batch is not counted.
+    """
 
     def __init__(self) -> None:
         self.counts: list[int] = []
+        self.first = _Beginning(self)
+        self._watch: Any = None
         self._caught: Any = None
 
+    def begin(self) -> None:
+        if self._watch is None:
+            self._watch = warnings.catch_warnings(record=True)
+            self._caught = self._watch.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+
     def on_train_batch_start(self, *args: Any) -> None:
-        self._watch = warnings.catch_warnings(record=True)
-        self._caught = self._watch.__enter__()
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
+        self.begin()
 
     def on_train_batch_end(self, *args: Any) -> None:
         torch.cuda.set_sync_debug_mode("default")
         self._watch.__exit__(None, None, None)
-        self.counts.append(sum("synchroniz" in str(warning.message) for warning in self._caught))
+        self._watch = None
+        self.counts.append(sum("synchronizing CUDA operation" in str(warning.message) for warning in self._caught))
+
+
+class _Beginning(Callback):
+    def __init__(self, syncs: HostSyncs) -> None:
+        self._syncs = syncs
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self._syncs.begin()
 
 
 def holdings(model: str, fused: bool, rows: list[str], device: str, folder: str) -> dict[str, dict[str, Any]]:

@@ -91,6 +91,21 @@ def imported_by(source):
             yield (node.module or "").split(".")[0]
 
 
+SHARDS = re.compile(r"torch\.distributed|\bdist\.|\.(?:to_local|full_tensor|placements|device_mesh|redistribute)\b")
+
+
+def test_one_module_knows_of_shards_and_collectives():
+    """Whoever asks for a placement, or for the local part of a tensor, asks ``distributed.py``."""
+    makes_meshes = {"_lightning/strategy.py", "tasks/task.py"}  # and so has to name them
+    found = {name: set(SHARDS.findall(ast.unparse(ast.parse(source)))) for name, source in SOURCES.items()}
+    knowing = {
+        name
+        for name, words in found.items()
+        if words - ({"torch.distributed", ".device_mesh"} if name in makes_meshes else set())
+    }
+    assert knowing == {"distributed.py"}
+
+
 def test_lightning_is_imported_on_its_floor_and_above_only():
     lightnings = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
     importers = {name.split("/")[0] for name, source in SOURCES.items() if lightnings & set(imported_by(source))}

@@ -62,6 +62,18 @@ ALLOWED = [
         "products of such networks become finite differences",
     ),
     Allowed(
+        "distributed.py",
+        "_python_dispatch",
+        "the class of modes that see every operation, as torch documents it; it has no other name",
+        "a collective in what one rank runs alone would wait for ranks that do not come",
+    ),
+    Allowed(
+        "distributed.py",
+        "_functional_collectives",
+        "the result of a collective under way, which tensor parallelism hands on as a tensor of its own class",
+        "the detector would not see activations of such tensors",
+    ),
+    Allowed(
         "gradient_check/directional.py",
         "_input_metadata",
         "the dtype of everything that a graph computed, which autograd keeps nowhere else",

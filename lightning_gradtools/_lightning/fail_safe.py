@@ -210,10 +210,20 @@ class Observer(Callback):
         """Keep the states of all ranks until it is known which this one is."""
         self.__dict__["_states_of_ranks"] = states
 
-    def own_state(self, trainer: Trainer) -> Any:
-        """Return once what this rank's :meth:`state_of_rank` was; None where there are more or fewer ranks now."""
+    def own_state(self, trainer: Trainer, joined: Callable[[Sequence[Any]], Any] | None = None) -> Any:
+        """Return once what this rank's :meth:`state_of_rank` was.
+
+        Args:
+            trainer: the run.
+            joined: what makes of the states of more or fewer ranks than there are now that of each; by default there is
+                none then.
+        """
         states = self.__dict__.pop("_states_of_ranks", None)
-        return states[trainer.global_rank] if states is not None and len(states) == trainer.world_size else None
+        if states is None or None in states:
+            return None
+        if len(states) == trainer.world_size:
+            return states[trainer.global_rank]
+        return None if joined is None else joined(states)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put each rank's own state into the checkpoint. Outside the guard, as ranks wait for each other in it."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_gradtools._lightning.probe import Restoration
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.pytree import tree_map
 
 HALF = (torch.float16, torch.bfloat16)
@@ -41,7 +41,7 @@ def frozen_in_float32(pl_module: LightningModule) -> Iterator[Precision]:
 
 
 def _is_frozen_half(tensor: Tensor) -> bool:
-    return tensor.dtype in HALF and not tensor.requires_grad and not isinstance(tensor, DTensor)
+    return tensor.dtype in HALF and not tensor.requires_grad and not is_distributed(tensor)
 
 
 def _data_back(tensor: Tensor) -> Callable[[], None]:

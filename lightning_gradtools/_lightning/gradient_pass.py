@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -94,7 +94,7 @@ def _new_pass(trainer: Trainer, optimizer: Optimizer, parameters: list[Tensor], 
     if scale is None or not unscales_itself(optimizer):
         return GradientPass(norms, judged_at_scale=scale)
     scale = scale.to(norms.total.device)
-    unscaled = GradientNorms(norms.parameters, norms.per_parameter / scale, norms.total / scale, norm_type, norms.plain)
+    unscaled = replace(norms, per_parameter=norms.per_parameter / scale, total=norms.total / scale)
     return GradientPass(unscaled, loss_scale=scale, judged_at_scale=scale)
 
 

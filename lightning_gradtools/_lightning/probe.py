@@ -18,6 +18,7 @@ from lightning_gradtools._lightning.module import copied, patched, without_patch
 from lightning_gradtools._lightning.random_state import isolated_random_state
 from lightning_gradtools._lightning.strategy import require_automatic_optimization
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.distributed import alone, is_distributed
 from lightning_gradtools.interrupts import held_interrupts
 
 
@@ -261,16 +262,25 @@ def without_autocast(pl_module: LightningModule) -> AbstractContextManager[None]
     return nullcontext() if mixed else as_in_training(pl_module)
 
 
-def training_loss(pl_module: LightningModule, batch: Any, batch_idx: int = 0) -> Tensor:
+def training_loss(pl_module: LightningModule, batch: Any, batch_idx: int = 0, *, in_step: bool = False) -> Tensor:
     """Return what ``training_step`` returns as the loss of a batch.
+
+    Args:
+        pl_module: the module.
+        batch: what its ``training_step`` is given.
+        batch_idx: likewise.
+        in_step: whether all ranks are sure to call this equally often, so that it may talk to them. Where weights are
+            split over ranks it has to, and they are.
 
     Raises:
         ArgumentError: if the module optimises manually, because then its ``training_step`` changes the
             weights, or if it returns no loss for the batch.
+        CommunicationError: if it talks to other ranks and may not.
     """
     require_automatic_optimization(pl_module, "its training_step cannot be run for its loss alone")
     takes_index = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
-    with torch.enable_grad():  # the loss itself may contain derivatives
+    together = in_step or any(map(is_distributed, pl_module.parameters()))
+    with torch.enable_grad(), nullcontext() if together else alone():  # the loss itself may contain derivatives
         output = pl_module.training_step(batch, batch_idx) if takes_index else pl_module.training_step(batch)
     loss = output["loss"] if isinstance(output, dict) else output
     if not isinstance(loss, Tensor):

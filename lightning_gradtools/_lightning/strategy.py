@@ -1,7 +1,10 @@
 """What is asked of a Trainer's strategy and precision, and refused under it."""
 
+from typing import NamedTuple
+
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_gradtools._lightning.flavour import is_a
 from lightning_gradtools.arguments import ArgumentError
@@ -15,6 +18,31 @@ def is_strategy(trainer: Trainer, *names: str) -> bool:
 def starts_ranks_by_rerunning(trainer: Trainer) -> bool:
     """Say whether the strategy of ``trainer`` starts its other ranks by running this process's command line again."""
     return is_a(trainer.strategy.launcher, "_SubprocessScriptLauncher")
+
+
+class Replicas(NamedTuple):
+    """How the ranks share out a step.
+
+    Attributes:
+        data: number of different batches.
+        shards: number of ranks that work on one batch together (tensor parallelism).
+        shard: number of this rank among them, from 0.
+    """
+
+    data: int = 1
+    shards: int = 1
+    shard: int = 0
+
+
+def replicas(trainer: Trainer) -> Replicas:
+    """Return how the ranks of ``trainer`` share out a step, as its strategy tells its samplers."""
+    sampling = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    data = int(sampling.get("num_replicas", trainer.world_size))
+    shards = max(1, trainer.world_size // data)
+    if shards == 1:
+        return Replicas(data=data)
+    mesh: DeviceMesh = trainer.strategy.device_mesh["tensor_parallel"]  # type: ignore[attr-defined]
+    return Replicas(data=data, shards=shards, shard=mesh.get_local_rank())
 
 
 def require_whole_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:

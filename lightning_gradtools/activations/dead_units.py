@@ -69,12 +69,12 @@ class DeadUnits(Metric):
         self.add_state("revivals", torch.zeros(units, dtype=torch.long), dist_reduce_fx="max")
         self.persistent(True)
 
-    def update(self, fired: Tensor, samples: int, step: int) -> None:
+    def update(self, fired: Tensor, samples: int | Tensor, step: int) -> None:
         """Add one batch.
 
         Args:
             fired: [units] bool: whether the unit was active on any of the samples, at any position.
-            samples: number of samples in the batch.
+            samples: number of samples in the batch, or [] of them.
             step: the optimizer step.
         """
         self.revivals += fired & (self.silent >= self.patience)

@@ -33,9 +33,9 @@ class Saturation(Metric):
         self.add_state("weight", torch.zeros(()), dist_reduce_fx="mean")
         self.persistent(True)
 
-    def update(self, share: Tensor, samples: int) -> None:
-        """Add the share [units] of flat outputs in one batch of ``samples``."""
-        fraction = -torch.expm1(torch.tensor(-samples / self.memory))
+    def update(self, share: Tensor, samples: int | Tensor) -> None:
+        """Add the share [units] of flat outputs in one batch of ``samples``, a number or []."""
+        fraction = -torch.expm1(-torch.as_tensor(samples) / self.memory)
         self.average = torch.lerp(self.average, share.to(self.average), fraction.to(self.average))
         self.weight = torch.lerp(self.weight, torch.ones_like(self.weight), fraction.to(self.weight))
 

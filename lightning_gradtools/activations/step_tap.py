@@ -23,6 +23,7 @@ from lightning_gradtools.activations.flat_regions import (
     saturated_rows,
     unit_dim,
 )
+from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
@@ -242,10 +243,13 @@ class StepTap(TorchFunctionMode):
         """Look at the input of a one-sided function, which may be about to be overwritten."""
         function = one_sided(name, args, kwargs)
         x = args[0] if args else kwargs.get("input")
-        if function is None or not isinstance(x, Tensor) or not _is_ordinary(x) or x.dim() < 2 or not x.requires_grad:
+        if function is None or not isinstance(x, Tensor) or x.dim() < 2 or not x.requires_grad:
+            return
+        values = arrived(x)
+        if not _is_ordinary(values):
             return
         module, producer, channels = self._place(x)
-        fired = largest_input(x, unit_dim(x.dim(), channels)) > FLAT_BELOW[function]
+        fired = largest_input(values, unit_dim(x.dim(), channels)) > FLAT_BELOW[function]
         site = self._site(module, producer, function, len(fired))
         site.fired = fired if site.fired is None else site.fired | fired
 
@@ -259,7 +263,7 @@ class StepTap(TorchFunctionMode):
                 self.losses.append(sample)
             return
         x = args[0] if args else kwargs.get("input", kwargs.get("query"))
-        if not isinstance(x, Tensor) or not _is_ordinary(x) or out.dim() < 2:
+        if not isinstance(x, Tensor) or not _is_ordinary(arrived(x)) or out.dim() < 2:
             return
         module, producer, channels = self._place(x)
         flat: Tensor | None

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
 from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized
 from lightning_gradtools.arguments import integer, number, one_of
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
 from lightning_gradtools.pytree import tree_leaves, tree_map
 
@@ -129,7 +129,7 @@ class GradientCheck(Observer):
         self._decided = False
 
     def _check(self, pl_module: LightningModule, batch: Any) -> GradientCheckResult:
-        if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+        if any(map(is_distributed, pl_module.parameters())):
             raise TypeError("its weights are split over ranks")
         start = time.perf_counter()
         with stand_in(pl_module) as copy, _in_float64(copy), torch.enable_grad():

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.batches import first_batch
 from lightning_gradtools._lightning.loop import is_restoring, restores_late
 from lightning_gradtools._lightning.module import eagerly, plain_name
 from lightning_gradtools._lightning.probe import as_in_training, stand_in, training_loss
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.initialization import (
     NOT_DEFAULT,
     SCHEMES,
@@ -96,7 +96,7 @@ class WeightInitialization(Callback):
         if self._resumes:
             rank_zero_info("WeightInitialization: the run continues from a checkpoint, its weights stay")
             return
-        if any(isinstance(parameter, DTensor) for parameter in pl_module.parameters()):
+        if any(map(is_distributed, pl_module.parameters())):
             raise ArgumentError(
                 f"scheme={self.scheme!r}: cannot be applied to weights that are split over ranks: must be "
                 "done in the module, before they are split"
@@ -111,7 +111,8 @@ class WeightInitialization(Callback):
         def run(module: LightningModule) -> None:
             if module.automatic_optimization:
                 with as_in_training(module):
-                    training_loss(module, batch)
+                    # to find a scale for each layer takes as many runs as the batch asks for
+                    training_loss(module, batch, in_step=self.scheme != "lsuv")
             elif module.example_input_array is not None:
                 module(module.example_input_array)
             else:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, differentiate, evaluate, is_smooth
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
+from lightning_gradtools.distributed import on_this_rank
 
 _FACTOR = 4.0  # between two steps that are compared
 _TRIALS = 12
@@ -196,4 +196,4 @@ class FiniteDifferenceHessian(CurvatureOperator):
 
 
 def _local(parameter: Tensor) -> Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return on_this_rank(parameter)

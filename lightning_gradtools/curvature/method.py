@@ -5,7 +5,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.arguments import one_of
 from lightning_gradtools.curvature.composition import MeanOverBatches, MeanOverRanks
@@ -13,7 +12,7 @@ from lightning_gradtools.curvature.finite_difference import Displacement, Finite
 from lightning_gradtools.curvature.hessian import FreshHessian, LinearizedHessian, RetainedHessian
 from lightning_gradtools.curvature.operator import CurvatureOperator, LossFunction, WrappedOperator, evaluate
 from lightning_gradtools.curvature.parameter_space import ParameterSpace
-from lightning_gradtools.distributed import mean_over_ranks_of, on_all_ranks
+from lightning_gradtools.distributed import is_distributed, mean_over_ranks_of, on_all_ranks
 
 _T = TypeVar("_T")
 
@@ -127,7 +126,7 @@ class AutomaticHessian(WrappedOperator):
 
     def _first(self, memory: int | None) -> CurvatureOperator:
         """Return what makes the first product."""
-        if any(isinstance(parameter, DTensor) for parameter in self._params):
+        if any(map(is_distributed, self._params)):
             return self._differences("parameters are sharded")
         if memory is not None:
             needed: list[float] = []

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.arguments import number
-from lightning_gradtools.distributed import local_shard, sum_over_shards, summed
+from lightning_gradtools.distributed import Layout, local_part, summed
 from lightning_gradtools.gradients.clipping import stored_in_place
 
 
@@ -43,35 +42,45 @@ def adaptive_clip_(parameters: Sequence[Tensor], ratio: float, min_weight_norm: 
     """
     number("ratio", ratio, at_least=0)
     number("min_weight_norm", min_weight_norm, at_least=0)
-    smallest = []
+    smallest, dense = [], []
     for parameter in parameters:
         if parameter.grad is None or parameter.grad.numel() == 0:
             continue
         if parameter.grad.layout == torch.sparse_coo:
-            factors = _clip_rows_(parameter, ratio, min_weight_norm)
+            smallest.append(_clip_rows_(parameter, ratio, min_weight_norm))
         else:
-            if isinstance(parameter.grad, DTensor):
-                parameter.grad = summed(parameter.grad)
-            bound = ratio * unit_norms(parameter.detach()).clamp(min=min_weight_norm)
-            factors = _factors(bound, unit_norms(parameter.grad))
-            stored = stored_in_place(parameter.grad)
-            stored.mul_(factors.to(stored.dtype))
-        if factors.numel():
-            smallest.append(factors.min())
+            parameter.grad = summed(parameter.grad)
+            dense.append(parameter)
+    gradients = [parameter.grad for parameter in dense if parameter.grad is not None]
+    norms = unit_norms([parameter.detach() for parameter in dense] + gradients)
+    for gradient, of_weights, of_gradient in zip(gradients, norms, norms[len(dense) :], strict=False):
+        factors = _factors(ratio * of_weights.clamp(min=min_weight_norm), of_gradient)
+        stored = stored_in_place(gradient)
+        stored.mul_(factors.to(stored.dtype))
+        smallest.append(factors)
     device = parameters[0].device if parameters else None
-    return torch.stack([each.to(device) for each in smallest]).min() if smallest else torch.ones((), device=device)
+    least = [factors.min().to(device) for factors in smallest if factors.numel()]
+    return torch.stack(least).min() if least else torch.ones((), device=device)
 
 
-def unit_norms(tensor: Tensor) -> Tensor:
-    """Return the 2-norm of every unit that this rank holds, in a shape that broadcasts against ``tensor``."""
-    if not isinstance(tensor, DTensor):
-        return _norms_of_units(tensor)
-    local, mesh, split = local_shard(tensor)
-    norms = _norms_of_units(local)
-    # Along the first dimension whole units of a matrix lie on one rank. FSDP2 over tensor parallelism shards by a
-    # class of its own, so the dimension is asked for and not the class.
-    across = tuple(each for each in split if local.ndim <= 1 or tensor.placements[each].dim > 0)  # type: ignore[attr-defined]
-    return sum_over_shards(norms.square(), mesh, across).sqrt() if across else norms
+def unit_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the 2-norms of the units of each tensor that this rank holds, in a shape that broadcasts against it.
+
+    Ranks reduce once for all units that are split alike; along the first dimension of a matrix whole ones lie on one.
+    """
+    norms: list[Tensor] = []
+    split: dict[Layout, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        part = local_part(tensor)
+        norms.append(_norms_of_units(part.values))
+        if (across := part.across(0 if tensor.ndim <= 1 else 1)) is not None:
+            split.setdefault(across, []).append(index)
+    for across, indices in split.items():
+        squares = torch.cat([norms[index].double().square().reshape(-1) for index in indices])
+        whole = across.sum(squares).sqrt().split([norms[index].numel() for index in indices])
+        for index, norm in zip(indices, whole, strict=True):
+            norms[index] = norm.to(norms[index].dtype).view_as(norms[index])
+    return norms
 
 
 def _norms_of_units(tensor: Tensor) -> Tensor:
@@ -86,8 +95,8 @@ def _clip_rows_(parameter: Tensor, ratio: float, min_weight_norm: float) -> Tens
     assert parameter.grad is not None
     parameter.grad = gradient = parameter.grad.coalesce()
     rows = parameter.detach()[gradient.indices()[0]]
-    bound = ratio * unit_norms(rows).clamp(min=min_weight_norm)
-    factors = _factors(bound, unit_norms(gradient.values()))
+    bound = ratio * _norms_of_units(rows).clamp(min=min_weight_norm)
+    factors = _factors(bound, _norms_of_units(gradient.values()))
     gradient.values().mul_(factors)
     return factors
 

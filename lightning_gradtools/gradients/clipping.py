@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools.arguments import number
-from lightning_gradtools.distributed import summed
+from lightning_gradtools.distributed import on_this_rank, summed
 from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
 
 _EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s, so that both give one result
@@ -89,7 +88,7 @@ def clip_by_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
             continue
         if gradient.layout == torch.sparse_coo and not gradient.is_coalesced():
             parameter.grad = gradient = gradient.coalesce()
-        elif isinstance(gradient, DTensor):
+        else:
             parameter.grad = gradient = summed(gradient)
         stored = stored_in_place(gradient)
         if stored.is_complex():
@@ -99,8 +98,7 @@ def clip_by_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
 
 def stored_in_place(gradient: Tensor) -> Tensor:
     """Return the dense tensor whose memory holds the elements of ``gradient`` on this rank."""
-    if isinstance(gradient, DTensor):
-        gradient = gradient.to_local()
+    gradient = on_this_rank(gradient)
     if gradient.layout == torch.strided:
         return gradient
     return gradient._values() if gradient.layout == torch.sparse_coo else gradient.values()

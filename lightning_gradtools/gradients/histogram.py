@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from lightning_gradtools.distributed import whole
 from lightning_gradtools.gradients.norms import stored_values
 
 
@@ -32,9 +32,7 @@ def histogram(tensor: Tensor, bins: int = 64) -> Histogram | None:
     Of a sparse tensor the stored elements are counted, of a complex one the magnitudes, of a ``DTensor`` all
     shards (every rank of its mesh must call it). The host waits for the device.
     """
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    values = stored_values(tensor).detach()
+    values = stored_values(whole(tensor)).detach()
     values = (values.abs() if values.is_complex() else values).float().reshape(-1)
     values = values[values.isfinite()]
     if not values.numel():

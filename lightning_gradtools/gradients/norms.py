@@ -21,10 +21,8 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
-from lightning_gradtools.distributed import local_shard, max_over_shards, sum_over_shards
+from lightning_gradtools.distributed import Layout, is_distributed, local_part
 
 # Elements that a CPU adds up in one go, and the length of the rows it reduces first where there are more, by
 # p. The relative error then stays under 1e-6 on normally distributed elements of any number (docs/gradients.md).
@@ -45,6 +43,7 @@ class GradientNorms:
         total: [] norm of all of them taken as one vector.
         norm_type: the p of the norm: 1, 2 or infinity.
         plain: whether all gradients are dense tensors of one dtype on one device, as they mostly are.
+        alike: whether every rank is sure to hold the very same numbers, all of them from reductions over all ranks.
     """
 
     parameters: Sequence[Tensor]
@@ -52,6 +51,7 @@ class GradientNorms:
     total: Tensor
     norm_type: float
     plain: bool = False
+    alike: bool = False
 
     def gradients(self) -> list[Tensor]:
         """Return the n gradients. They are not held here, so that ``zero_grad`` can free their memory."""
@@ -76,17 +76,20 @@ def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Grad
             parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
     plain = are_plain(present)
-    per_parameter = torch.stack(_dense_norms(present, norm_type)) if plain else tensor_norms(present, norm_type)
-    return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type, plain)
+    if plain:
+        per_parameter, alike = torch.stack(_dense_norms(present, norm_type)), False
+    else:
+        per_parameter, alike = _tensor_norms(present, norm_type)
+    return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type, plain, alike)
 
 
 _kind = attrgetter("__class__", "layout", "dtype", "device")
 
 
 def are_plain(tensors: Sequence[Tensor]) -> bool:
-    """Say whether all of ``tensors`` are dense, not ``DTensor``, of one dtype and on one device."""
+    """Say whether all of ``tensors`` are dense, not ``DTensor``, of one dtype and on one device; False of none."""
     kinds = set(map(_kind, tensors))
-    return len(kinds) == 1 and tensors[0].layout == torch.strided and not isinstance(tensors[0], DTensor)
+    return len(kinds) == 1 and tensors[0].layout == torch.strided and not is_distributed(tensors[0])
 
 
 def total_norm(norms: Tensor, norm_type: float = 2.0) -> Tensor:
@@ -106,33 +109,42 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: 
         tensors: any mix of dense, sparse and ``DTensor``, dtypes and devices.
         norm_type: 1, 2 or ``math.inf``.
         accumulate: the dtype to add up in; by default float32 for half precision, else the tensor's own.
+
+    With ``DTensor`` ranks reduce once for all that are split alike.
     """
-    if not tensors:
-        return torch.zeros(0)
     if are_plain(tensors):
         return torch.stack(_dense_norms(tensors, norm_type, accumulate))
+    return _tensor_norms(tensors, norm_type, accumulate)[0]
+
+
+def _tensor_norms(
+    tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None
+) -> tuple[Tensor, bool]:
+    """Return the norms, and whether all of them come from a reduction over all ranks."""
+    if not tensors:
+        return torch.zeros(0), False
 
     norms: list[Tensor] = [torch.empty(0)] * len(tensors)
     dense: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-    sharded: dict[tuple[DeviceMesh, tuple[int, ...]], list[int]] = {}
+    sharded: dict[Layout, list[int]] = {}
     for index, tensor in enumerate(tensors):
-        if isinstance(tensor, DTensor):
-            tensor, mesh, split = local_shard(tensor)
-            if split:
-                sharded.setdefault((mesh, split), []).append(index)
-        values = stored_values(tensor)
+        part = local_part(tensor)
+        if part.layout is not None:
+            sharded.setdefault(part.layout, []).append(index)
+        values = stored_values(part.values)
         dense.setdefault((values.device, values.dtype), []).append((index, values))
     for members in dense.values():
         found = _dense_norms([values for _, values in members], norm_type, accumulate)
         for (index, _), norm in zip(members, found, strict=True):
             norms[index] = norm
-    for (mesh, split), indices in sharded.items():
-        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, mesh, split)
+    for layout, indices in sharded.items():
+        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, layout)
         for index, norm in zip(indices, whole.to(norms[indices[0]].dtype), strict=True):
             norms[index] = norm
 
     dtype = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
-    return torch.stack([norm.to(norms[0].device, dtype) for norm in norms])
+    alike = sum(map(len, sharded.values())) == len(tensors) and all(layout.spans_all_ranks for layout in sharded)
+    return torch.stack([norm.to(norms[0].device, dtype) for norm in norms]), alike
 
 
 def stored_values(tensor: Tensor) -> Tensor:
@@ -187,11 +199,11 @@ def _max_norm(tensor: Tensor) -> Tensor:
     return torch.maximum(-smallest, largest).to(dtype or tensor.dtype)
 
 
-def _whole_norms(norms: Tensor, norm_type: float, mesh: DeviceMesh, split: tuple[int, ...]) -> Tensor:
+def _whole_norms(norms: Tensor, norm_type: float, layout: Layout) -> Tensor:
     """Return the norms of whole tensors from those of this rank's shards: one collective for them all."""
     if norm_type == math.inf:
-        return max_over_shards(norms, mesh, split)
-    return sum_over_shards(norms**norm_type, mesh, split) ** (1 / norm_type)
+        return layout.max(norms)
+    return layout.sum(norms**norm_type) ** (1 / norm_type)
 
 
 @dataclass(frozen=True)
@@ -219,19 +231,17 @@ def find_nonfinite(tensors: Iterable[Tensor]) -> NonFinite:
     total proves that every element is). With ``DTensor`` every rank of the mesh must call it, and all get one
     answer.
     """
-    nan, inf = [], []
+    flags: list[Tensor] = []
+    sharded: dict[Layout, list[int]] = {}
     for index, tensor in enumerate(tensors):
-        sharding = None
-        if isinstance(tensor, DTensor):
-            tensor, mesh, split = local_shard(tensor)
-            sharding = mesh, split
-        values = stored_values(tensor)
-        flags = torch.stack([values.isnan().any(), values.isinf().any()]).float()  # [2]
-        if sharding:
-            max_over_shards(flags, *sharding)
-        has_nan, has_inf = flags.tolist()
-        if has_nan:
-            nan.append(index)
-        elif has_inf:
-            inf.append(index)
+        part = local_part(tensor)
+        if part.layout is not None:
+            sharded.setdefault(part.layout, []).append(index)
+        values = stored_values(part.values)
+        flags.append(torch.stack([values.isnan().any(), values.isinf().any()]).float())  # [2]
+    for layout, indices in sharded.items():
+        for index, whole in zip(indices, layout.max(torch.stack([flags[index] for index in indices])), strict=True):
+            flags[index] = whole
+    nan = [index for index, flag in enumerate(flags) if flag[0].item()]
+    inf = [index for index, flag in enumerate(flags) if flag[1].item() and not flag[0].item()]
     return NonFinite(tuple(nan), tuple(inf))

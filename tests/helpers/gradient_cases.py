@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -46,6 +47,28 @@ class TensorParallel(Regression):
             parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)
 
 
+class ShardedBothWays(Regression):
+    """FSDP2 over tensor parallelism, the last layer over FSDP2's dimension of the mesh alone."""
+
+    def configure_model(self) -> None:
+        if not isinstance(self.net[0].weight, DTensor):
+            plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+            parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)
+            for layer in (0, 2, 4):
+                fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])
+
+
+class HybridSharded(Regression):
+    """Shards within each pair of ranks, copies between pairs; the last layer is sharded over all four."""
+
+    def configure_model(self) -> None:
+        if not isinstance(self.net[0].weight, DTensor):
+            pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+            for layer in (0, 2):
+                fully_shard(self.net[layer], mesh=pairs)
+            fully_shard(self.net[4], mesh=self.device_mesh["data_parallel"])
+
+
 def sharded(data: int, tensor: int) -> dict[str, Any]:
     return {"strategy": ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)}
 
@@ -55,6 +78,10 @@ STRATEGIES: dict[str, tuple[type[Regression], Callable[[], dict[str, Any]]]] = {
     "FSDP2": (FullySharded, lambda: sharded(2, 1)),
     "FSDP2 and plain": (PartlySharded, lambda: sharded(2, 1)),
     "TP and plain": (TensorParallel, lambda: sharded(1, 2)),
+}
+ON_FOUR: dict[str, tuple[type[Regression], Callable[[], dict[str, Any]]]] = {
+    "FSDP2 x TP": (ShardedBothWays, lambda: sharded(2, 2)),
+    "HSDP": (HybridSharded, lambda: sharded(4, 1)),
 }
 
 
@@ -104,13 +131,15 @@ def measure(module_type: type[Regression], settings: Callable[[], dict[str, Any]
 
 
 def all_strategies() -> dict[str, Any]:
-    """Run everything on this rank of two."""
-    shared = {"devices": 2, "use_distributed_sampler": False}
+    """Run everything on this rank of two, or of four."""
+    shared = {"devices": dist.get_world_size(), "use_distributed_sampler": False}
+    chosen = STRATEGIES if dist.get_world_size() == 2 else ON_FOUR
     found = {
         name: measure(module_type, lambda settings=settings: {**shared, **settings()})
-        for name, (module_type, settings) in STRATEGIES.items()
+        for name, (module_type, settings) in chosen.items()
     }
-    found["DDP"]["noise"] = noise(strategy=DDPStrategy(), **shared)
+    if "DDP" in found:
+        found["DDP"]["noise"] = noise(strategy=DDPStrategy(), **shared)
     return found
 
 

@@ -1,5 +1,6 @@
 """The guard that keeps a step whose gradients are not finite from reaching the weights."""
 
+from dataclasses import replace
 from math import isfinite
 
 import torch
@@ -29,7 +30,7 @@ class NonFiniteGuard:
     def __init__(self, action: str | None, max_consecutive_skips: int, trainer: Trainer) -> None:
         self._action, self._max_consecutive_skips, self._trainer = action, max_consecutive_skips, trainer
         # Under DDP all ranks hold the very same gradients; elsewhere a gradient may belong to one rank.
-        self._ranks_may_differ = trainer.world_size > 1 and not is_strategy(trainer, "DDPStrategy")
+        self._gradients_may_differ = trainer.world_size > 1 and not is_strategy(trainer, "DDPStrategy")
         self._verdicts: dict[Optimizer, Tensor] = {}  # that the next step of each is to obey
         self._hooks: dict[Optimizer, RemovableHandle] = {}
 
@@ -44,22 +45,23 @@ class NonFiniteGuard:
         if self._action is None:
             return True
         step, total, scale = self._trainer.global_step, seen.norms.total, seen.judged_at_scale
+        ranks_may_differ = self._gradients_may_differ and not seen.norms.alike
         if scale is not None:
             # The scaler skips it. A scale above 1 is still its search; at 1 the gradients are at fault.
             tally.verdicts.append((step, ~total.isfinite() & (scale.to(total.device) <= 1)))
             return True
         if self._action == "skip" and not seen.is_free_to_read and _takes_verdict(optimizer):
-            verdict = any_rank(~total.isfinite()) > 0 if self._ranks_may_differ else ~total.isfinite()
+            verdict = any_rank(~total.isfinite()) > 0 if ranks_may_differ else ~total.isfinite()
             tally.verdicts.append((step, verdict))
             self._skip_on_device(optimizer, verdict)
             return True
-        sound = not any_rank(~total.isfinite()).item() if self._ranks_may_differ else isfinite(total.item())
+        sound = not any_rank(~total.isfinite()).item() if ranks_may_differ else isfinite(total.item())
         if sound:
             tally.took(step)
             return True
         gradients = seen.norms.gradients()
         found = find_nonfinite(gradients)
-        if found.overflow and not self._ranks_may_differ:
+        if found.overflow and not ranks_may_differ:
             seen.measured_anew(_in_float64(seen.norms))
             return True
         self._reject(seen, optimizer, tally, found.nan + found.inf)
@@ -119,7 +121,7 @@ class NonFiniteGuard:
 def _in_float64(norms: GradientNorms) -> GradientNorms:
     """Return the norms of finite gradients whose powers overflow in sum."""
     per_parameter = tensor_norms(norms.gradients(), norms.norm_type, torch.float64)
-    return GradientNorms(norms.parameters, per_parameter, total_norm(per_parameter, norms.norm_type), norms.norm_type)
+    return replace(norms, per_parameter=per_parameter, total=total_norm(per_parameter, norms.norm_type))
 
 
 def _takes_verdict(optimizer: Optimizer) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_gradtools._lightning import fail_safe
@@ -40,6 +39,7 @@ from lightning_gradtools.callbacks.gradient_monitor.report import (
     run_report,
     scalars_of,
 )
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.gradients.histogram import Histogram
 from lightning_gradtools.gradients.layers import LayerGrouping, Patterns
 from lightning_gradtools.gradients.norm_type import norm_type_of
@@ -264,7 +264,7 @@ class GradientMonitor(Observer):
             measurement.start_fit(run)
         self._ranks_meet = trainer.world_size > 1 and (
             any(measurement.shared for measurement in self._measured)
-            or any(isinstance(parameter, DTensor) for parameter in pl_module.parameters())
+            or any(map(is_distributed, pl_module.parameters()))
         )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -12,8 +12,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_gradtools._lightning.batches import kept
@@ -38,7 +36,7 @@ from lightning_gradtools.callbacks.hessian_spectrum.rank_state import on_device,
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
 from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import RankFailure, meet
+from lightning_gradtools.distributed import RankFailure, is_distributed, meet, reshard
 from lightning_gradtools.interrupts import held_interrupts
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
@@ -401,7 +399,7 @@ class HessianSpectrum(Observer):
         self, trainer: Trainer, pl_module: LightningModule, precision: Precision
     ) -> tuple[Spectrum, dict[str, float]]:
         parameters = _trained(trainer, pl_module)
-        sharded = any(isinstance(parameter, DTensor) for parameter in parameters.values())
+        sharded = any(map(is_distributed, parameters.values()))
         several = "shards" if sharded else "replicas"
         probe = Probe(
             losses=[partial(self._loss, pl_module, precision, *batch) for batch in self._kept.batches],
@@ -410,7 +408,7 @@ class HessianSpectrum(Observer):
             ranks=several if trainer.world_size > 1 else "one",
         )
         loss = probe_loss(probe.losses, pl_module.device, probe.several)
-        _reshard(pl_module)
+        reshard(pl_module)
         spectrum, values = self._measurement.measure(probe)
         return spectrum, {**values, "curvature/probe_loss": loss}
 
@@ -470,7 +468,7 @@ def _trained(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for name, parameter in pl_module.named_parameters():
-        if parameter.dtype in HALF and (parameter.requires_grad or isinstance(parameter, DTensor)):
+        if parameter.dtype in HALF and (parameter.requires_grad or is_distributed(parameter)):
             kind = "trained" if parameter.requires_grad else "frozen and sharded"
             raise ArgumentError(
                 f"precision={trainer.precision}: {plain_name(name)} is {kind} in {parameter.dtype}, which is too coarse"
@@ -481,10 +479,3 @@ def _trained(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
     if not found:
         raise ArgumentError(f"{type(pl_module).__name__}: HessianSpectrum needs a parameter that requires a gradient")
     return found
-
-
-def _reshard(pl_module: LightningModule) -> None:
-    """Give back the whole weights that FSDP2 keeps after a forward pass, in the place of their shards."""
-    for module in pl_module.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lightning_gradtools._lightning.fail_safe import Observer, restore_state, te
 from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
 from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
+from lightning_gradtools._lightning.strategy import Replicas, replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
@@ -156,6 +158,7 @@ class PathologyDetector(Observer):
         self._saved_mark: Mapping[str, Any] | None = None
 
     def start_fit(self) -> None:
+        self._replicas = Replicas()
         self._met_at = -1
         self._told_unseen = False
         self._watch.start_fit()
@@ -182,16 +185,14 @@ class PathologyDetector(Observer):
             "cadence": self._schedule.state_dict(),
             "lasting": self._watch.lasting,
             "file": self._file and self._file.mark(),
+            "moments": {name: value.cpu() for name, value in self._moments.items()},
+            "book": self._statistics.state_dict() if self._statistics is not None else self._saved_statistics,
             **self.state_of_rank(),
         }
 
     def state_of_rank(self) -> dict[str, Any]:
         """Return what ranks bring together at the next sample only."""
-        return {
-            "losses": [(step, index, loss.item()) for step, index, loss in self._losses],
-            "moments": {name: value.cpu() for name, value in self._moments.items()},
-            "book": self._statistics.state_dict() if self._statistics is not None else self._saved_statistics,
-        }
+        return {"losses": [(step, index, loss.item()) for step, index, loss in self._losses]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         restore_state(
@@ -238,11 +239,10 @@ class PathologyDetector(Observer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
-        own = self.own_state(trainer)
+        self._replicas = replicas(trainer)
+        own = self.own_state(trainer, joined=_mean_losses)
         if own is not None:
             self._load_losses(own["losses"])
-            self._moments = dict(own["moments"])
-            self._load_statistics(own["book"])
         if trainer.is_global_zero and (self.dirpath or trainer.loggers):
             self._file = FindingsFile(Path(self.dirpath or log_folder(trainer)) / "findings.jsonl")
             self._file.go_on_from(self._saved_mark)
@@ -256,7 +256,7 @@ class PathologyDetector(Observer):
         if self._sample is None and self._schedule.due(step):
             tap = StepTap(plain_modules(pl_module), signals=step == 0, guard=self.guard.wrap)
             tap.collecting = not pl_module.automatic_optimization  # where Lightning does not say when backward begins
-            self._sample = StepSample(step, tap, pl_module.device)
+            self._sample = StepSample(step, tap, pl_module.device, self._replicas)
 
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
@@ -357,7 +357,12 @@ class PathologyDetector(Observer):
             sample.keep(gather_objects(sample.layout()))  # type: ignore[arg-type]
             self._measure(sample)
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        found = sample.observe(self._names, max((float(rate) for rate in rates), default=0.0))
+        found = sample.observe(
+            self._names,
+            max((float(rate) for rate in rates), default=0.0),
+            self._statistics_of(sample.sites),
+            self._moments if self._single_loss else {},
+        )
         self._schedule.feed(found.observation)
         self._moments = sample.moments
         losses = [(step, batch, loss) for (step, batch, _), loss in zip(self._losses, found.losses, strict=True)]
@@ -383,21 +388,18 @@ class PathologyDetector(Observer):
         self._told_unseen = self._told_unseen or bool(unseen)
 
     def _measure(self, sample: StepSample) -> None:
-        sites = sample.sites
-        if sites and (self._statistics is None or not self._statistics.fits(sites)):
-            self._statistics = self._new_statistics(sites)
-        sample.measure(
-            [loss for *_, loss in self._losses],
-            self._statistics if sites else None,
-            self._moments if self._single_loss else {},
-            len(self._watch.events),
-        )
+        sample.measure([loss for *_, loss in self._losses], len(self._watch.events))
 
-    def _new_statistics(self, sites: Sequence[TappedActivation]) -> UnitStatistics:
-        statistics, saved, self._saved_statistics = UnitStatistics(sites, self.patience), self._saved_statistics, None
-        if saved:
-            statistics.load_state_dict(saved)
-        return statistics
+    def _statistics_of(self, sites: Sequence[TappedActivation]) -> UnitStatistics | None:
+        """Return the statistics of these activations, begun anew where they are others than before."""
+        if not sites:
+            return None
+        if self._statistics is None or not self._statistics.fits(sites):
+            self._statistics = UnitStatistics(sites, self.patience, self._replicas.shards)
+            saved, self._saved_statistics = self._saved_statistics, None
+            if saved:
+                self._statistics.load_state_dict(saved)
+        return self._statistics
 
     # --- verdicts
     # ---------------------------------------------------------------------------------------------
@@ -465,3 +467,10 @@ class PathologyDetector(Observer):
 
     def _repr_html_(self) -> str:
         return html_table(self.findings, self.report())
+
+
+def _mean_losses(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the losses that are the ranks' mean: what each of them would have brought together with the others."""
+    columns = zip(*(state["losses"] for state in states), strict=False)
+    losses = [(same[0][0], same[0][1], fmean(loss for *_, loss in same)) for same in columns]
+    return {"losses": losses}

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lightning_gradtools._lightning.probe import as_in_training, stand_in, training_loss
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.pytree import tree_flatten_with_path, tree_leaves
 
 
@@ -65,7 +65,7 @@ def search(pl_module: LightningModule, batch: Any) -> Origin:
     Of the modules without children, the first in order whose inputs are finite and whose output is not; in the backward
     pass the first (the last in forward order) that receives a finite gradient and passes on one that is not.
     """
-    unsafe = any(isinstance(p, DTensor) for p in pl_module.parameters()) or any(
+    unsafe = any(map(is_distributed, pl_module.parameters())) or any(
         isinstance(m, nn.SyncBatchNorm) for m in pl_module.modules()
     )
     if unsafe:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gradtools._lightning.gradient_pass import GradientPass
+from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import largest_over_ranks, whole, world_size
+from lightning_gradtools.distributed import whole
 from lightning_gradtools.gradients.norms import are_plain, tensor_norms
 from lightning_gradtools.gradients.packing import Packing
 
@@ -52,15 +53,14 @@ class SampledParameters:
 
     @torch.no_grad()
     def norms(self) -> Tensor:
-        """Return [3, n]: norms of gradients, of weights before the step and of the change."""
+        """Return [3 · n]: norms of gradients, of weights before the step and of the change."""
         new = [parameter.detach() for parameter in self.seen.norms.parameters]
         if are_plain(new):
             changes = list(torch._foreach_sub(new, self.old))
         else:  # which cannot mix DTensor and plain ones
             changes = [after - before for after, before in zip(new, self.old, strict=True)]
-        device = self.seen.norms.per_parameter.device
-        weights, updates = tensor_norms(self.old).to(device), tensor_norms(changes).to(device)
-        return torch.stack([self.seen.norms.per_parameter, weights, updates])
+        gradients = self.seen.norms.per_parameter
+        return torch.cat([gradients, tensor_norms([*self.old, *changes]).to(gradients.device)])
 
 
 def _identical(rows: Tensor) -> Tensor:
@@ -111,18 +111,18 @@ class StepSample:
         step: Lightning's logging step.
         tap: the taps, with what they saw.
         device: for what the ranks exchange.
+        replicas: how the ranks share out batches and activations.
     """
 
-    def __init__(self, step: int, tap: StepTap, device: torch.device) -> None:
+    def __init__(self, step: int, tap: StepTap, device: torch.device, replicas: Replicas) -> None:
         self.step = step
         self.tap = tap
+        self.replicas = replicas
         self.parameters: dict[int, SampledParameters] = {}  # by the optimizer's id
         self.trainable: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
         self._device = device
         self._means: Packing[str] = Packing(device)
-        self._silent: Tensor | None = None
-        self._statistics: UnitStatistics | None = None
         self._layers: list[TappedLayer] | None = None
         self._sites: list[TappedActivation] | None = None
         self._ran: set[str] | None = None
@@ -145,15 +145,11 @@ class StepSample:
         """The activations to observe, in order."""
         return self.tap.activations() if self._sites is None else self._sites
 
-    def measure(
-        self, losses: Sequence[Tensor], statistics: UnitStatistics | None, moments: Mapping[str, Tensor], events: int
-    ) -> None:
+    def measure(self, losses: Sequence[Tensor], events: int) -> None:
         """Gather on the device what is to be averaged over ranks. Nothing is exchanged yet.
 
         Args:
             losses: 0-d losses of the steps since the last sample.
-            statistics: of the activations, which this adds to; None without any.
-            moments: sums over all samples so far of the targets' moments, to which this adds in ``moments``.
             events: number of non-finite values that this rank has seen.
         """
         self._means = Packing(self._device)
@@ -162,12 +158,19 @@ class StepSample:
         self._average("identical", [flag for each in self.parameters.values() for flag in each.identical.values()])
         self._average("losses", losses)
         self._average("events", [torch.tensor(float(events))])
-        self._measure_loss(moments)
-        if statistics is not None and statistics is not self._statistics:
-            self._silent, self._statistics = statistics.update(self.sites, self.tap.samples, self.step), statistics
-        if statistics is not None and self._silent is not None:
-            self._average("silent", self._silent)
-            self._average("averages", statistics.averages())
+        self._average("samples", [torch.tensor(float(self.tap.samples))])
+        self._average("fired", self._as_shard([site.fired for site in self.sites if site.fired is not None]))
+        self._average("flat", self._as_shard([site.flat for site in self.sites if site.flat is not None]))
+        self._measure_loss()
+
+    def _as_shard(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return [shards · n] what the mean over all ranks makes each shard's mean of, from this rank's parts of n."""
+        values = torch.cat([part.float() for part in parts]) if parts else torch.zeros(0)
+        if self.replicas.shards == 1:
+            return values
+        spread = values.new_zeros(self.replicas.shards, len(values))
+        spread[self.replicas.shard] = values * self.replicas.shards
+        return spread.reshape(-1)
 
     def _average(self, name: str, values: Tensor | Sequence[Tensor]) -> None:
         """Have a vector, or what is made of several 0-d tensors, averaged over ranks."""
@@ -176,17 +179,13 @@ class StepSample:
             values = torch.stack(scalars) if scalars else torch.zeros(0, device=self._device)
         self._means.put(name, values.reshape(-1).to(self._device, torch.float32), over_ranks=True)
 
-    def _measure_loss(self, moments: Mapping[str, Tensor]) -> None:
-        """Add the step's losses, if they are of one known kind and of one shape, to the moments."""
+    def _measure_loss(self) -> None:
+        """Add the moments of the step's losses, if they are of one known kind and of one shape."""
         samples = self.tap.losses
-        self.moments = dict(moments)
         if len({(sample.kind, sample.first.shape) for sample in samples}) != 1:
             return
         for name in _MOMENTS:
-            total = torch.stack([getattr(sample, name) for sample in samples]).sum(0)
-            known = moments.get(name)
-            self.moments[name] = known + total if known is not None and known.shape == total.shape else total
-            self._average(name, self.moments[name])
+            self._average(name, torch.stack([getattr(sample, name) for sample in samples]).sum(0))
         self._average("loss", [torch.stack([sample.loss for sample in samples]).mean()])
 
     def layout(self) -> list[tuple[Any, ...]]:
@@ -212,40 +211,57 @@ class StepSample:
         for i, each in enumerate(self.parameters.values()):
             each.identical = {p: flag for p, flag in each.identical.items() if ("weight", i, p) in common}
 
-    def observe(self, names: Mapping[int, str], learning_rate: float) -> Sampled:
+    def observe(
+        self,
+        names: Mapping[int, str],
+        learning_rate: float,
+        statistics: UnitStatistics | None,
+        moments: Mapping[str, Tensor],
+    ) -> Sampled:
         """Average over ranks, and bring everything to the host.
 
         Args:
             names: path of the module that owns each parameter, by ``id``.
             learning_rate: the largest of all groups.
+            statistics: of the activations of all samples so far, to which this adds; None without any.
+            moments: sums over all samples so far of the targets' moments; with this one's they are in ``moments`` then.
         """
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
-        for name in ("signals", "backward", "identical", "losses", "events", "silent"):
+        for name in ("signals", "backward", "identical", "losses", "events"):
             host.put(name, means.get(name, torch.zeros(0)))
-        host.put("skill", self._skill(means))
+        host.put("skill", self._skill(means, moments))
         for i, each in enumerate(self.parameters.values()):
-            host.put(f"norms of {i}", each.norms().reshape(-1))
-        if self._statistics is not None and "averages" in means:
-            largest = largest_over_ranks(self._statistics.largest())
-            for name, counts in self._statistics.counts(largest, means["averages"], world_size()).items():
+            host.put(f"norms of {i}", each.norms())
+        if statistics is not None:
+            samples = (means["samples"] * self.replicas.data).round().long().reshape(())
+            host.put("samples", samples.float())
+            host.put("silent", statistics.update(means["fired"] > 0, means["flat"], samples, self.step))
+            host.put("units", statistics.units())
+            for name, counts in statistics.counts().items():
                 host.put(f"units {name}", counts)
         values = host.to_host()
+        if statistics is not None:
+            statistics.samples += int(values["samples"][0])
         score = values["skill"]
         observation = Observation(
             step=self.step,
             layers=tuple(self._observed_layers(values, names)),
-            activations=tuple(self._observed_activations(values)),
+            activations=() if statistics is None else tuple(self._observed_activations(values, statistics.samples)),
             learning_rate=learning_rate,
             skill=score[0] if score and math.isfinite(score[0]) else None,
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 
-    def _skill(self, means: Mapping[str, Tensor]) -> Tensor:
+    def _skill(self, means: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> Tensor:
         """Return [1] 1 - loss / baseline loss, or nothing where the loss is of no known kind."""
+        self.moments = dict(moments)
         if "loss" not in means:
             return torch.zeros(0)
-        count, first, second = (means[name] for name in _MOMENTS)
+        for name in _MOMENTS:
+            known, new = moments.get(name), means[name]
+            self.moments[name] = known.to(new) + new if known is not None and known.shape == new.shape else new
+        count, first, second = (self.moments[name] for name in _MOMENTS)
         baseline = baseline_loss(self.tap.losses[0].kind, count.reshape(()), first, second)
         return 1 - means["loss"] / baseline.clamp(min=1e-12)
 
@@ -295,20 +311,18 @@ class StepSample:
                     same[owner] = flagged[position] == 1.0
         return norms, {owner for owner, alike in same.items() if alike}
 
-    def _observed_activations(self, values: Mapping[str, list[float]]) -> list[ActivationObservation]:
-        if self._statistics is None or "units dead" not in values:
-            return []
+    def _observed_activations(self, values: Mapping[str, list[float]], samples: int) -> list[ActivationObservation]:
         return [
             ActivationObservation(
                 name=site.name,
                 function=site.function,
-                units=units_of(site),
-                dead=int(values["units dead"][i]),
-                never_fired=int(values["units never fired"][i]),
-                revived=int(values["units revived"][i]),
+                units=round(values["units"][i]),
+                dead=round(values["units dead"][i]),
+                never_fired=round(values["units never fired"][i]),
+                revived=round(values["units revived"][i]),
                 silent=round(values["silent"][i]),
-                saturated=int(values["units saturated"][i]),
-                samples=self._statistics.samples,
+                saturated=round(values["units saturated"][i]),
+                samples=samples,
                 last_death=int(values["units last death"][i]),
                 hidden=site.order < len(self.layers),
             )

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lightning_gradtools.activations import DeadUnits, Saturation
 from lightning_gradtools.activations.dead_units import unit_states
-from lightning_gradtools.activations.saturation import corrected
 from lightning_gradtools.activations.step_tap import TappedActivation
 
 Site = tuple[str, str, int, bool]  # path, function, number of units, whether it is one-sided
@@ -17,72 +16,76 @@ Site = tuple[str, str, int, bool]  # path, function, number of units, whether it
 class UnitStatistics:
     """Keeps them over the samples of a run, on the device of the activations.
 
+    What it is given is of all ranks together, so it is the same on each, whatever their number.
+
     Args:
         sites: the activations, in order.
         patience: samples in a row on which a unit must be silent to be dead.
+        shards: number of ranks that share out one batch's activations (tensor parallelism). Each one's units are kept:
+            of an activation that is split over them they are its units, of another each is there ``shards`` times.
     """
 
-    def __init__(self, sites: Sequence[TappedActivation], patience: int) -> None:
+    def __init__(self, sites: Sequence[TappedActivation], patience: int, shards: int = 1) -> None:
         self.sites: list[Site] = [_site(each) for each in sites]
-        self.dead = DeadUnits(sum(units for *_, units, fires in self.sites if fires), patience)
-        self.flat = Saturation(sum(units for *_, units, fires in self.sites if not fires), patience)
+        self.shards = shards
+        self.dead = DeadUnits(shards * sum(units for *_, units, fires in self.sites if fires), patience)
+        self.flat = Saturation(shards * sum(units for *_, units, fires in self.sites if not fires), patience)
         self.samples = 0
         # The site of each unit that can fire, and of each that can saturate.
         owners = [(i, fires) for i, (*_, units, fires) in enumerate(self.sites) for _ in range(units)]
-        self._fires = torch.tensor([i for i, fires in owners if fires], dtype=torch.long)
-        self._saturates = torch.tensor([i for i, fires in owners if not fires], dtype=torch.long)
+        self._fires = torch.tensor([i for i, fires in owners if fires] * shards, dtype=torch.long)
+        self._saturates = torch.tensor([i for i, fires in owners if not fires] * shards, dtype=torch.long)
+        self._split = torch.zeros(len(self.sites))  # whether the shards of a site were seen to differ
 
     def fits(self, sites: Sequence[TappedActivation]) -> bool:
         """Say whether ``sites`` are the activations that this was made for."""
         return self.sites == [_site(each) for each in sites]
 
-    def update(self, sites: Sequence[TappedActivation], samples: int, step: int) -> Tensor:
-        """Add a batch; return how many of each site's one-sided units it left silent [sites]."""
-        fired = [site.fired for site in sites if site.fired is not None]
-        flat = [site.flat for site in sites if site.flat is not None]
-        device = (fired + flat)[0].device
-        if self.dead.device != device:
-            self.dead, self.flat = self.dead.to(device), self.flat.to(device)
-        self.dead.update(torch.cat([*fired, torch.zeros(0, dtype=torch.bool, device=device)]), samples, step)
-        self.flat.update(torch.cat([*flat, torch.zeros(0, device=device)]), samples)
-        self.samples += samples
-        if not fired:
-            return torch.zeros(len(sites), device=device)
-        return self._per_site(~torch.cat(fired), self._fires)
-
-    def largest(self) -> Tensor:
-        """Return what is to be reduced over ranks by its maximum [3 · one-sided units]."""
-        return torch.cat([-self.dead.silent, self.dead.last_fired, self.dead.revivals])
-
-    def averages(self) -> Tensor:
-        """Return what is to be averaged over ranks [two-sided units + 1]."""
-        return torch.cat([self.flat.average, self.flat.weight.reshape(1)])
-
-    def counts(self, largest: Tensor, averages: Tensor, ranks: int) -> dict[str, Tensor]:
-        """Return [sites] numbers of units: dead, never fired, revived and saturated, and the step of the last death.
+    def update(self, fired: Tensor, flat: Tensor, samples: Tensor, step: int) -> Tensor:
+        """Add a batch; return how many of each site's one-sided units it left silent [sites].
 
         Args:
-            largest: :meth:`largest`, reduced.
-            averages: :meth:`averages`, reduced.
-            ranks: over how many ranks. A unit has been silent for the smallest count of any, times their number.
+            fired: [shards · one-sided units] bool: whether the unit was active on any sample, of all sites in order.
+            flat: [shards · two-sided units] share of each one's outputs on a flat side.
+            samples: [] how many there were.
+            step: the optimizer step.
         """
-        silent, last_fired, revivals = largest.long().chunk(3)
-        states = unit_states(-silent * ranks, last_fired, revivals, self.dead.patience)
-        saturated = corrected(averages[:-1], averages[-1]) >= self.flat.flat
-        last = torch.full((len(self.sites),), -1.0, device=largest.device)
+        if self.dead.device != fired.device:
+            self.dead, self.flat = self.dead.to(fired.device), self.flat.to(fired.device)
+        self._split = self._split.to(fired.device)
+        for values, owners, tolerance in ((fired.float(), self._fires, 0.0), (flat, self._saturates, 1e-3)):
+            if self.shards > 1 and len(values):
+                each = values.view(self.shards, -1)
+                differ = ((each - each[0]).abs().amax(0) > tolerance).float()
+                self._split.index_add_(0, owners[: each.shape[1]].to(values.device), differ)
+        self.dead.update(fired, samples, step)
+        self.flat.update(flat, samples)
+        return self._per_site(~fired, self._fires)
+
+    def units(self) -> Tensor:
+        """Return the number of units of each site [sites]."""
+        units = torch.tensor([float(units) for *_, units, _ in self.sites], device=self._split.device)
+        return torch.where(self._split > 0, units * self.shards, units)
+
+    def counts(self) -> dict[str, Tensor]:
+        """Return [sites] numbers of units: dead, never fired, revived and saturated, and the step of the last death."""
+        # Not `compute()`, which would bring the ranks' metrics together: these are of all ranks already.
+        states = unit_states(self.dead.silent, self.dead.last_fired, self.dead.revivals, self.dead.patience)
+        last = torch.full((len(self.sites),), -1.0, device=self.dead.device)
         last.scatter_reduce_(0, self._fires.to(last.device), states.died_at.float(), "amax")
         return {
             "dead": self._per_site(states.dead, self._fires),
             "never fired": self._per_site(states.never_fired, self._fires),
             "revived": self._per_site(states.revivals > 0, self._fires),
             "last death": last,
-            "saturated": self._per_site(saturated, self._saturates),
+            "saturated": self._per_site(self.flat.shares() >= self.flat.flat, self._saturates),
         }
 
     def _per_site(self, units: Tensor, owners: Tensor) -> Tensor:
         """Return the sum [sites] of what is one number for each unit."""
         total = torch.zeros(len(self.sites), device=units.device)
-        return total.index_add_(0, owners.to(units.device), units.float())
+        total.index_add_(0, owners.to(units.device), units.float())
+        return total if self.shards == 1 else torch.where(self._split > 0, total, total / self.shards)
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as plain types and tensors."""

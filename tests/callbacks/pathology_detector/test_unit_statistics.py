@@ -16,6 +16,17 @@ def flat(*shares):
     return True, (None, torch.tensor(shares))
 
 
+def update(statistics, seen, step, samples=10):
+    fired = [site.fired for site in seen if site.fired is not None]
+    shares = [site.flat for site in seen if site.flat is not None]
+    both = torch.cat(fired), torch.cat(shares) if shares else torch.zeros(0)
+    return statistics.update(*both, torch.tensor(samples), step)
+
+
+def as_lists(counts):
+    return {name: numbers.tolist() for name, numbers in counts.items()}
+
+
 def test_counts_of_each_site_are_those_of_its_own_units():
     steps = [
         sites(fires(1, 0, 1), flat(1.0, 0.0), fires(0, 1)),
@@ -26,21 +37,26 @@ def test_counts_of_each_site_are_those_of_its_own_units():
     statistics = UnitStatistics(steps[0], patience=20)
     for step, seen in enumerate(steps):
         assert statistics.fits(seen)
-        silent = statistics.update(seen, samples=10, step=step)
+        silent = update(statistics, seen, step)
     assert silent.tolist() == [2, 0, 2]
-    counts = statistics.counts(statistics.largest(), statistics.averages(), ranks=1)
-    assert {name: numbers.tolist() for name, numbers in counts.items()} == {
+    assert as_lists(statistics.counts()) == {
         "dead": [2, 0, 2],
         "never fired": [1, 0, 1],
         "revived": [1, 0, 0],  # silent for 20 samples, and then it fired
         "last death": [1, -1, 0],
         "saturated": [0, 1, 0],
     }
+    assert statistics.units().tolist() == [3, 2, 2]
     assert not statistics.fits(steps[0][:2])
 
 
-def test_over_ranks_a_unit_was_silent_as_long_as_where_it_was_least_so_times_their_number():
-    statistics = UnitStatistics(sites(fires(0, 0)), patience=20)
-    statistics.update(sites(fires(0, 0)), samples=10, step=0)
-    counts = {ranks: statistics.counts(statistics.largest(), statistics.averages(), ranks)["dead"] for ranks in (1, 2)}
-    assert {ranks: dead.tolist() for ranks, dead in counts.items()} == {1: [0], 2: [2]}
+def test_units_that_ranks_share_out_are_all_counted_and_those_that_each_has_are_counted_once():
+    here = sites(fires(0, 1), fires(0, 1), flat(1.0, 0.0), flat(1.0, 0.0))
+    statistics = UnitStatistics(here, patience=10, shards=2)
+    fired = torch.tensor([0, 1, 0, 1, 0, 0, 0, 1], dtype=torch.bool)  # the first activation differs between ranks
+    shares = torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0])  # as does the third
+    assert statistics.update(fired, shares, torch.tensor(10), 0).tolist() == [3, 1, 0, 0]
+    assert statistics.units().tolist() == [4, 2, 4, 2]
+    counts = statistics.counts()
+    assert counts["dead"].tolist() == [3, 1, 0, 0]
+    assert counts["saturated"].tolist() == [0, 0, 3, 1]

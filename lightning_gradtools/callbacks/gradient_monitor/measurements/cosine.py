@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_gradtools._lightning.gradient_pass import optimizer_parameters
@@ -17,6 +16,7 @@ from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement imp
     StepContext,
     quotient,
 )
+from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.gradients.direction import inner_products
 
 
@@ -55,8 +55,8 @@ class GradientCosine(Measurement):
             before = (
                 now  # copying failed on this rank; where gradients are sharded, the others need its part all the same
             )
-        pairs = {"inner_products": (now, before), "squares_now": (now, now), "squares_before": (before, before)}
-        return {name: inner_products(*pair) for name, pair in pairs.items()}
+        found = inner_products([*now, *now, *before], [*before, *now, *before]).chunk(3)
+        return dict(zip(("inner_products", "squares_now", "squares_before"), found, strict=True))
 
     def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
         kept = self._copies.get(context.index, {})
@@ -100,7 +100,7 @@ class GradientCosine(Measurement):
 
 def _as_state(copies: Mapping[int, _Copy]) -> dict[str, Any] | None:
     step, copy = max(copies.items())
-    if any(isinstance(each, DTensor) for each in copy.gradients):
+    if any(map(is_distributed, copy.gradients)):
         return None
     return {"step": step, "positions": copy.positions, "gradients": [each.cpu() for each in copy.gradients]}
 

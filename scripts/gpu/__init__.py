@@ -1,0 +1,1 @@
+"""The checks of ``gpu_validate.py``, a file each subject."""
