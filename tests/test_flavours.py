@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.flavours import FLAVOURS, Flavour
-from helpers.runs import GradientSpy, batches, loader, reference_norm
+from helpers.runs import GradientSpy, WrongDouble, batches, loader, reference_norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_gradtools import callbacks as ours
@@ -306,16 +306,7 @@ def test_weights_are_initialised(flavour, scheme):
 
 
 def test_a_wrong_gradient_is_found(flavour):
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(context, x):
-            return 2 * x
-
-        @staticmethod
-        def backward(context, gradient):
-            return gradient
-
-    module = flavour.module(training_step=lambda self, batch, _: Wrong.apply(self.net(batch[0])).square().mean())
+    module = flavour.module(training_step=lambda self, batch, _: WrongDouble.apply(self.net(batch[0])).square().mean())
     with pytest.raises(ours.GradientCheckError, match="is wrong"):
         flavour.fit(module, ours.GradientCheck(), logger=False)
 

@@ -62,9 +62,8 @@ def _copied(loader: Any) -> Any:
     dataset = getattr(loader, "dataset", None)
     if isinstance(dataset, Dataset) and not isinstance(dataset, IterableDataset):
         _share(dataset, memo)
-    if (
-        getattr(loader, "_iterator", None) is not None
-    ):  # workers that stay, which cannot be copied: a copy starts its own
+    if getattr(loader, "_iterator", None) is not None:
+        # Workers that stay from epoch to epoch cannot be copied; a copy starts its own.
         loader = copy.copy(loader)
         loader._iterator = None
     return copy.deepcopy(loader, memo)

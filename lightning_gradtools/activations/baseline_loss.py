@@ -86,7 +86,7 @@ def _moments(kind: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: T
     if not mean or predicted.shape != target.shape or not target.dim():
         return None
     rows = target.detach().float().reshape(len(target), -1)
-    count = torch.tensor(len(rows), dtype=torch.float32, device=rows.device)
+    count = rows.new_full((), len(rows))
     return LossSample(kind, out.detach().float().mean(), count, rows.sum(0), rows.square().sum(0))
 
 
@@ -109,7 +109,7 @@ def _distances(
     rows = target.detach().float().reshape(len(target), -1)
     settings = {key: kwargs[key] for key in ("beta", "delta") if key in kwargs}
     loss = function(rows.median(0).values.expand_as(rows), rows, **settings)
-    count = torch.tensor(len(rows), dtype=torch.float32, device=rows.device)
+    count = rows.new_full((), len(rows))
     return LossSample("distances", out.detach().float().mean(), count, count.reshape(1), count * loss.reshape(1))
 
 

@@ -242,6 +242,7 @@ def find_nonfinite(tensors: Iterable[Tensor]) -> NonFinite:
     for layout, indices in sharded.items():
         for index, whole in zip(indices, layout.max(torch.stack([flags[index] for index in indices])), strict=True):
             flags[index] = whole
-    nan = [index for index, flag in enumerate(flags) if flag[0].item()]
-    inf = [index for index, flag in enumerate(flags) if flag[1].item() and not flag[0].item()]
-    return NonFinite(tuple(nan), tuple(inf))
+    found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
+    nan = tuple(index for index, (has_nan, _) in enumerate(found) if has_nan)
+    inf = tuple(index for index, (has_nan, has_inf) in enumerate(found) if has_inf and not has_nan)
+    return NonFinite(nan, inf)

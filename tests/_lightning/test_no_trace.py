@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.quadratics import dense_hessian
-from helpers.runs import Regression, batches, loader, trainer
+from helpers.runs import Regression, WrongDouble, batches, loader, trainer
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
@@ -420,18 +420,9 @@ def test_a_critic_that_optimises_manually_cannot_be_checked_and_is_left_as_it_wa
 
 
 def test_a_wrong_layer_of_a_critic_is_found():
-    class Wrong(torch.autograd.Function):
-        @staticmethod
-        def forward(context, x):
-            return 2 * x
-
-        @staticmethod
-        def backward(context, gradient):
-            return gradient
-
     class Double(nn.Module):
         def forward(self, x):
-            return Wrong.apply(x)
+            return WrongDouble.apply(x)
 
     class WrongCritic(Critic):
         def __init__(self):

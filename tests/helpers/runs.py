@@ -41,6 +41,18 @@ class Regression(LightningModule):
         return self.optimizer(self.parameters(), **self.settings)
 
 
+class WrongDouble(torch.autograd.Function):
+    """Twice its input, with the gradient of once."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
 def batches(count: int = 6, size: int = 8, scale: float = 1.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [

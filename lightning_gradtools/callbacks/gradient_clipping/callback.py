@@ -285,7 +285,7 @@ class GradientClipping(Callback):
         logs = is_logged(step, self.log_every_n_steps, trainer) and not is_accumulating(trainer)
         for tally in self._tallies.values():
             if logs or tally.is_full:
-                tally.read_verdicts()
+                tally.read()
                 assert self._run is not None
                 self._run.nonfinite.stop_if_hopeless(tally)
         if logs:

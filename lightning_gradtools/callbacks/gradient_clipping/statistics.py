@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.gradients.clipping import RATE_WINDOW
+from lightning_gradtools.gradients.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -70,31 +71,33 @@ class ClippingTally:
         self.skipped_steps += 1
         self.consecutive_skips += 1
 
-    def read_verdicts(self) -> None:
-        """Bring to the host which steps were finite, and count them."""
+    def read(self) -> None:
+        """Bring to the host, in one transfer, which steps were finite and how they were clipped, and count them."""
+        packing = Packing[str]()
         if self.verdicts:
-            flags = torch.stack([verdict for _, verdict in self.verdicts]).tolist()
-            for (step, _), bad in zip(self.verdicts, flags, strict=True):
-                if bad:
-                    self.missed()
-                else:
-                    self.took(step)
-            self.verdicts.clear()
-
-    def read_clipping(self) -> None:
-        """Bring to the host how the steps were clipped."""
+            packing.put("verdicts", torch.stack([verdict for _, verdict in self.verdicts]).float())
         if self.coefficients:
-            found = torch.stack(list(self.coefficients)).tolist()
-            self.coefficients.clear()
-            self.clipped.extend(coefficient < 1 for coefficient in found)
-            self.coefficient = found[-1]
+            packing.put("coefficients", torch.stack(list(self.coefficients)))
         if self.latest_limit is not None:
-            self.limit, self.latest_limit = self.latest_limit.item(), None
+            packing.put("limit", self.latest_limit)
+        found = packing.to_host()
+        for (step, _), bad in zip(self.verdicts, found.get("verdicts", ()), strict=True):
+            if bad:
+                self.missed()
+            else:
+                self.took(step)
+        if self.coefficients:
+            self.clipped.extend(coefficient < 1 for coefficient in found["coefficients"])
+            self.coefficient = found["coefficients"][-1]
+        if self.latest_limit is not None:
+            (self.limit,) = found["limit"]
+        self.verdicts.clear()
+        self.coefficients.clear()
+        self.latest_limit = None
 
     def scalars(self) -> dict[str, float]:
         """Return what is logged of the steps so far."""
-        self.read_verdicts()
-        self.read_clipping()
+        self.read()
         scalars: dict[str, float] = {"skipped_steps": self.skipped_steps}
         if self.coefficient is not None:
             scalars["coefficient"] = self.coefficient
@@ -111,8 +114,7 @@ class ClippingTally:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts as plain types."""
-        self.read_verdicts()
-        self.read_clipping()
+        self.read()
         return {
             "skipped_steps": self.skipped_steps,
             "consecutive_skips": self.consecutive_skips,

@@ -36,6 +36,7 @@ class UnitStatistics:
         self._fires = torch.tensor([i for i, fires in owners if fires] * shards, dtype=torch.long)
         self._saturates = torch.tensor([i for i, fires in owners if not fires] * shards, dtype=torch.long)
         self._split = torch.zeros(len(self.sites))  # whether the shards of a site were seen to differ
+        self._sizes = torch.tensor([float(units) for *_, units, _ in self.sites])
 
     def fits(self, sites: Sequence[TappedActivation]) -> bool:
         """Say whether ``sites`` are the activations that this was made for."""
@@ -50,29 +51,33 @@ class UnitStatistics:
             samples: [] how many there were.
             step: the optimizer step.
         """
-        if self.dead.device != fired.device:
-            self.dead, self.flat = self.dead.to(fired.device), self.flat.to(fired.device)
-        self._split = self._split.to(fired.device)
+        self._move(fired.device)
         for values, owners, tolerance in ((fired.float(), self._fires, 0.0), (flat, self._saturates, 1e-3)):
             if self.shards > 1 and len(values):
                 each = values.view(self.shards, -1)
                 differ = ((each - each[0]).abs().amax(0) > tolerance).float()
-                self._split.index_add_(0, owners[: each.shape[1]].to(values.device), differ)
+                self._split.index_add_(0, owners[: each.shape[1]], differ)
         self.dead.update(fired, samples, step)
         self.flat.update(flat, samples)
         return self._per_site(~fired, self._fires)
 
+    def _move(self, device: torch.device) -> None:
+        """Bring everything to ``device``, once."""
+        if self._split.device != device:
+            self.dead, self.flat = self.dead.to(device), self.flat.to(device)
+            self._fires, self._saturates = self._fires.to(device), self._saturates.to(device)
+            self._split, self._sizes = self._split.to(device), self._sizes.to(device)
+
     def units(self) -> Tensor:
         """Return the number of units of each site [sites]."""
-        units = torch.tensor([float(units) for *_, units, _ in self.sites], device=self._split.device)
-        return torch.where(self._split > 0, units * self.shards, units)
+        return torch.where(self._split > 0, self._sizes * self.shards, self._sizes)
 
     def counts(self) -> dict[str, Tensor]:
         """Return [sites] numbers of units: dead, never fired, revived and saturated, and the step of the last death."""
         # Not `compute()`, which would bring the ranks' metrics together: these are of all ranks already.
         states = unit_states(self.dead.silent, self.dead.last_fired, self.dead.revivals, self.dead.patience)
         last = torch.full((len(self.sites),), -1.0, device=self.dead.device)
-        last.scatter_reduce_(0, self._fires.to(last.device), states.died_at.float(), "amax")
+        last.scatter_reduce_(0, self._fires, states.died_at.float(), "amax")
         return {
             "dead": self._per_site(states.dead, self._fires),
             "never fired": self._per_site(states.never_fired, self._fires),
@@ -84,7 +89,7 @@ class UnitStatistics:
     def _per_site(self, units: Tensor, owners: Tensor) -> Tensor:
         """Return the sum [sites] of what is one number for each unit."""
         total = torch.zeros(len(self.sites), device=units.device)
-        total.index_add_(0, owners.to(units.device), units.float())
+        total.index_add_(0, owners, units.float())
         return total if self.shards == 1 else torch.where(self._split > 0, total, total / self.shards)
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,8 +102,9 @@ class UnitStatistics:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the statistics that gave ``state`` stopped, if they are of the same activations."""
-        if [tuple(site) for site in state["sites"]] == self.sites:
+        """Go on where the statistics that gave ``state`` stopped, if they are of the same activations and shards."""
+        sizes = len(state["dead"]["silent"]), len(state["flat"]["average"])
+        if [tuple(site) for site in state["sites"]] == self.sites and sizes == (self.dead.units, self.flat.units):
             self.samples = state["samples"]
             self.dead.load_state_dict(state["dead"])
             self.flat.load_state_dict(state["flat"])

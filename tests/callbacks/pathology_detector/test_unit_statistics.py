@@ -60,3 +60,16 @@ def test_units_that_ranks_share_out_are_all_counted_and_those_that_each_has_are_
     counts = statistics.counts()
     assert counts["dead"].tolist() == [3, 1, 0, 0]
     assert counts["saturated"].tolist() == [0, 0, 3, 1]
+
+
+def test_a_state_of_another_number_of_shards_is_not_taken_over():
+    here = sites(fires(0, 1), flat(1.0, 0.0))
+    before = UnitStatistics(here, patience=10, shards=2)
+    before.update(torch.zeros(4, dtype=torch.bool), torch.ones(4), torch.tensor(10), 0)
+    before.samples = 10
+    same, other = UnitStatistics(here, patience=10, shards=2), UnitStatistics(here, patience=10)
+    for statistics in (same, other):
+        statistics.load_state_dict(before.state_dict())
+    assert as_lists(same.counts()) == as_lists(before.counts())
+    assert (same.samples, other.samples) == (10, 0)
+    assert update(other, here, 1).tolist() == [1, 0]
