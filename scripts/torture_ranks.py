@@ -8,14 +8,14 @@ Every callback is on. A trial trains on two processes, under DDP and under FSDP2
 ==================  ===================================================================================================
 guarded call        what the guard runs raises on one rank, at a moment drawn at random, before or after its work
 disk full           every file that we write on rank 0 is on a full disk
-logger              the logger of rank 0 raises on each of its methods
+logger              the logger of rank 0 raises at everything that we log
 memory              a probe runs out of memory on rank 1, at its first, second, ... evaluation
 NaN                 the loss of one rank is NaN at one step
 interrupt           Ctrl-C on one rank or on both, at a moment drawn at random
 ==================  ===================================================================================================
 
 The same run without us is made first, with the same NaN or interrupt. A trial has failed if a rank takes ``SLACK``
-seconds longer than it did there, ends otherwise, or, where neither NaN nor interrupt has changed training itself, with
+seconds longer than it did there, ends otherwise (an interrupt apart, which ends a rank in several ways), or, where neither NaN nor interrupt has changed training itself, with
 other weights. The exit status is 1 if one has failed.
 """
 
@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = ["lightning_gradtools.callbacks", "lightning_gradtools.tasks"]
+_OURS = ("grad", "weight_norm", "update_ratio", "clip/", "diagnosis/", "curvature/", "backward", "learning")
 SLACK = 10.0  # seconds longer than without us
 LONGEST = 90.0  # seconds, then it is taken to hang
 STEPS = 24
@@ -267,8 +268,14 @@ def _fault(rank: int, trial: Trial, logger: Any) -> Iterator[None]:
         (full / "checkpoints").symlink_to("/dev/full")
         yield
     elif trial.case == "logger":
-        for name in ("log_metrics", "save", "log_hyperparams", "finalize"):
-            setattr(logger, name, _raising(getattr(logger, name), -1, False, OSError))
+        log_metrics = logger.log_metrics
+
+        def ours_only(metrics: Any, step: Any = None) -> None:
+            if any(key.startswith(_OURS) for key in metrics):
+                raise OSError("planted")
+            log_metrics(metrics, step)
+
+        logger.log_metrics = ours_only
         yield
     else:
         yield
@@ -310,7 +317,8 @@ def complaints(trial: Trial, bare: list[Ending | None], found: list[Ending | Non
         elif after is not None and before is not None:
             if after.seconds > before.seconds + SLACK:
                 wrong.append(f"rank {rank} took {after.seconds:.1f} s, without us {before.seconds:.1f}")
-            if after.how != before.how:
+            # Of an interrupt a rank hears by a signal or from the other that is gone, whichever is first.
+            if trial.case != "interrupt" and after.how != before.how:
                 wrong.append(
                     f"rank {rank} ended with {after.how or 'nothing'}, without us with {before.how or 'nothing'}"
                 )

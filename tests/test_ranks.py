@@ -19,6 +19,13 @@ def test_a_step_that_talks_to_other_ranks_is_not_run_by_one_alone():
         assert "talks to the other ranks" in found["initialized"][1]
 
 
+@pytest.mark.parametrize("at", [1, 4])
+def test_a_probe_that_fails_on_one_rank_leaves_no_rank_waiting_later(at):
+    (told, steps, computed), failed = launch(cases.memory_full_in_a_probe, at)
+    assert (told, steps) == ("it failed on another rank", 8)
+    assert failed == ("MemoryError in _compute: planted", steps, computed)
+
+
 def test_every_collective_of_one_rank_alone_is_refused_by_name():
     first, second = launch(cases.collectives_refused)
     assert second == ["nothing: done"]

@@ -19,6 +19,7 @@ from lightning_gradtools.callbacks import (
     GradientCheck,
     GradientClipping,
     HessianSpectrum,
+    LastCheckpoint,
     PathologyDetector,
     WeightInitialization,
 )
@@ -71,6 +72,39 @@ def talking_to_other_ranks() -> dict[str, Any]:
         "detector": detector.failure,
         "initialized": initialized,
     }
+
+
+_CALLS: list[int] = []  # not on the class: a probe puts back what that holds
+
+
+class FullInProbe(Regression):
+    """Memory is full on one rank, in an evaluation beside training."""
+
+    def __init__(self, at: int, **settings: Any):
+        super().__init__(**settings)
+        self.dropout, self.at = torch.nn.Dropout(0.0), at  # in evaluation mode in a probe
+
+    def training_step(self, batch, batch_idx):
+        if not self.dropout.training and dist.get_rank() == 1:
+            _CALLS.append(1)
+            if len(_CALLS) == self.at:
+                raise MemoryError("planted")
+        return super().training_step(batch, batch_idx)
+
+
+def memory_full_in_a_probe(at: int) -> tuple[str | None, int, list[int]]:
+    """Return why the spectrum is off on this rank, the steps taken, and those after which there was a spectrum.
+
+    Ranks bring their states together for a checkpoint after each batch, and spectra are due again.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    _CALLS.clear()
+    spectrum = HessianSpectrum(every_n_steps=2, top_k=1)
+    run = trainer(spectrum, LastCheckpoint(every_minutes=1e-9), devices=2, max_epochs=1, strategy=DDPStrategy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run.fit(FullInProbe(at), loader(batches(16)), loader(batches(2)))
+    return spectrum.failure, run.global_step, [step for step, _ in spectrum.history]
 
 
 def collectives_refused() -> list[str]:

@@ -379,6 +379,13 @@ class HessianSpectrum(Observer):
             if not failure.interrupted:
                 self.guard.agree(True)
                 return
+        except Exception as error:
+            if trainer.world_size == 1:
+                raise
+            # The others were told where it happened, and are off already: nothing is left to meet them for.
+            self.guard.fail("_compute", error)
+            self.guard.agree(True)
+            return
         seconds = time.perf_counter() - start
         self.seconds += seconds
         self._budget.charge(seconds, step)
