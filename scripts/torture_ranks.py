@@ -15,8 +15,8 @@ interrupt           Ctrl-C on one rank or on both, at a moment drawn at random
 ==================  ===================================================================================================
 
 The same run without us is made first, with the same NaN or interrupt. A trial has failed if a rank takes ``SLACK``
-seconds longer than it did there, ends otherwise (an interrupt apart, which ends a rank in several ways), or, where neither NaN nor interrupt has changed training itself, with
-other weights. The exit status is 1 if one has failed.
+seconds longer than it did there, ends otherwise (an interrupt apart, which ends a rank in several ways), or, where
+neither NaN nor interrupt has changed training itself, with other weights. The exit status is 1 if one has failed.
 """
 
 import argparse
