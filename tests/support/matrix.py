@@ -1,0 +1,250 @@
+"""The support matrix: every callback and option that touches tensors, in every way to run a Trainer.
+
+A cell is :class:`Equal`, :class:`Refused` or :class:`NotOffered`, and nothing in between. Those that are not listed in
+:data:`CELLS` are equal, within the column's ``within``, to a loop in plain torch, float64 and one process over the same
+global batches (``helpers/support_reference.py``). ``tests/test_support_matrix.py`` walks all cells, and
+``scripts/support_matrix.py`` prints ``docs/support.md``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Callbacks = tuple[tuple[str, Mapping[str, Any]], ...]  # names of public callbacks and their arguments
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option of one callback.
+
+    Attributes:
+        name: of the row.
+        callbacks: what runs: the first is what the row is about. Rows with the same ones share their runs.
+        compared: what is compared with the oracle, in words.
+        reads: beginnings of the keys that are compared, of what the first callback measured.
+        weights: whether the weights after each step are compared with the oracle's, and not with those of a run
+            without any callback, of which an observer's may not differ in one bit.
+        poison: whether a NaN is in the data of one step.
+        spectral: whether the columns' ``spectrum_within`` is what counts.
+    """
+
+    name: str
+    callbacks: Callbacks
+    compared: str
+    reads: tuple[str, ...] = ()
+    weights: bool = False
+    poison: bool = False
+    spectral: bool = False
+
+    @property
+    def callback(self) -> str:
+        """The name of what the row is about."""
+        return self.callbacks[0][0]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to run a Trainer.
+
+    Attributes:
+        name: of the column.
+        how: what it is, in words.
+        ranks: processes.
+        within: largest relative difference to the oracle.
+        spectrum_within: the same of eigenvalues, which are found to a tolerance.
+        slow: whether `make test` leaves it out.
+    """
+
+    name: str
+    how: str
+    ranks: int = 1
+    within: float = 1e-5
+    spectrum_within: float = 5e-3
+    slow: bool = True
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Equal to the oracle.
+
+    Attributes:
+        within: largest relative difference; None is the column's.
+        because: why it is another than the column's.
+    """
+
+    within: float | None = None
+    because: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Refused before the first step by an ``ArgumentError``.
+
+    Attributes:
+        message: a part of its text.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class NotOffered:
+    """Not measured, which is documented; training is what it is without it.
+
+    Attributes:
+        reason: why.
+        said: a part of the warning that says so once, "" if nothing has to be said.
+    """
+
+    reason: str
+    said: str = ""
+
+
+Cell = Equal | Refused | NotOffered
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell for several rows and columns.
+
+    Attributes:
+        rows: names of rows, or of callbacks for all of their rows.
+        columns: names of columns.
+        cell: what it is there.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cell: Cell = field(default_factory=Equal)
+
+
+_ALL = {"norm_type": 2, "weight_norm": True, "update_ratio": True, "cosine": True, "noise_scale": True}
+_MONITOR: Callbacks = (("GradientMonitor", {**_ALL, "histograms": True}),)
+_DETECTOR: Callbacks = (
+    ("PathologyDetector", {"every_n_steps": 2, "on_warning": "log", "on_critical": "log", "table": False}),
+)
+_SPECTRUM: Callbacks = (("HessianSpectrum", {"every_n_steps": 4, "top_k": 2, "per_layer": True, "trace": 40}),)
+_CLIPPED = "weights after each step"
+
+
+def _clipping(option: str, *, poison: bool = False, **arguments: Any) -> Row:
+    callbacks: Callbacks = (("GradientClipping", arguments),)
+    reads = ("clip/skipped_steps",)
+    compared = f"{_CLIPPED}, steps skipped" if poison else _CLIPPED
+    return Row(f"GradientClipping, {option}", callbacks, compared, reads, weights=True, poison=poison)
+
+
+ROWS: tuple[Row, ...] = (
+    Row("GradientMonitor", _MONITOR, "norm of each gradient and of all", ("grad_norm/",)),
+    Row("GradientMonitor, weight_norm", _MONITOR, "norm of each weight and of all", ("weight_norm/",)),
+    Row("GradientMonitor, update_ratio", _MONITOR, "norm of each change over that of its weight", ("update_ratio/",)),
+    Row("GradientMonitor, cosine", _MONITOR, "cosine to the gradient of the step before", ("grad_cosine/",)),
+    Row("GradientMonitor, noise_scale", _MONITOR, "signal, noise and their ratio", ("grad_noise/",)),
+    Row("GradientMonitor, histograms", _MONITOR, "number, sum and sum of squares of entries", ("grad_histogram/",)),
+    Row(
+        "GradientMonitor, norm_type=1",
+        (("GradientMonitor", {"norm_type": 1, "logs_per_flush": 3}),),
+        "1-norms, brought to the host every third step",
+        ("grad_norm/",),
+    ),
+    Row(
+        "GradientMonitor, norm_type=inf",
+        (("GradientMonitor", {"norm_type": "inf", "group_by": "module"}),),
+        "largest entries, by module",
+        ("grad_norm/",),
+    ),
+    Row(
+        "GradientMonitor, clipped",
+        (("GradientMonitor", {}), ("GradientClipping", {"max_norm": 0.1})),
+        "norms before clipping and after, factor",
+        ("grad_norm/", "grad_norm_clipped/"),
+        weights=True,
+    ),
+    _clipping("max_norm", max_norm=0.1),
+    _clipping("max_norm, norm_type=1", max_norm=0.3, norm_type=1),
+    _clipping("clip_value", clip_value=0.02),
+    _clipping("adaptive", adaptive=0.01),
+    _clipping("percentile", percentile=40, window=16, warmup_steps=2),
+    _clipping("zscore", zscore=0.1, max_norm=0.2, warmup_steps=2),
+    _clipping("exclude", max_norm=0.1, exclude="bias"),
+    _clipping("overrides", max_norm=0.1, overrides={"0/0": 0.05}),
+    _clipping("on_nonfinite=skip", poison=True, max_norm=0.1),
+    _clipping("on_nonfinite=zero", poison=True, max_norm=0.1, on_nonfinite="zero"),
+    Row("PathologyDetector", _DETECTOR, "losses, norms of layers, saturated units", ("loss", "layer/", "units/")),
+    Row(
+        "PathologyDetector, NaN",
+        _DETECTOR,
+        "step and cause of the first NaN",
+        ("nonfinite",),
+        poison=True,
+    ),
+    Row(
+        "HessianSpectrum",
+        _SPECTRUM,
+        "eigenvalues, stability, loss of the probe batch",
+        ("curvature/eigenvalue", "curvature/sharpness", "curvature/stability", "curvature/probe_loss"),
+        spectral=True,
+    ),
+    Row("HessianSpectrum, trace", _SPECTRUM, "trace, within 5 standard errors", ("curvature/trace",), spectral=True),
+    Row(
+        "HessianSpectrum, per_layer",
+        _SPECTRUM,
+        "top eigenvalue of each layer's block",
+        ("curvature/top_eigenvalue/",),
+        spectral=True,
+    ),
+    Row("GradientCheck", (("GradientCheck", {}),), "that it passes", ("passed",)),
+    Row(
+        "WeightInitialization, he",
+        (("WeightInitialization", {"scheme": "he", "seed": 5, "force": True}),),
+        "first weights, and after each step",
+        weights=True,
+    ),
+    Row(
+        "WeightInitialization, orthogonal",
+        (("WeightInitialization", {"scheme": "orthogonal", "seed": 5, "force": True}),),
+        "first weights, and after each step",
+        weights=True,
+    ),
+    Row(
+        "WeightInitialization, lsuv",
+        (("WeightInitialization", {"scheme": "lsuv", "seed": 5, "force": True}),),
+        "first weights, scaled on the first batch of rank 0, and after each step",
+        weights=True,
+    ),
+    Row(
+        "WarmupCosineSchedule",
+        (("WarmupCosineSchedule", {"warmup_steps": 2}),),
+        "learning rates, weights after each step",
+        ("lr",),
+        weights=True,
+    ),
+    Row(
+        "TorchLRScheduler",
+        (("TorchLRScheduler", {"scheduler": "StepLR", "step_size": 2, "gamma": 0.5}),),
+        "learning rates, weights after each step",
+        ("lr",),
+        weights=True,
+    ),
+    Row("LastCheckpoint", (("LastCheckpoint", {}),), "weights in last.ckpt", ("checkpoint/",)),
+    Row("ProgressBar", (("ProgressBar", {}),), "nothing: that training is the same"),
+    Row("lr_range_test", (("lr_range_test", {}),), "losses; weights put back", ("loss",)),
+)
+
+COLUMNS: tuple[Column, ...] = (
+    Column("single", "one process, float32", slow=False),
+    Column("DDP", "DDPStrategy(), 2 ranks", 2, slow=False),
+    Column("FSDP2", "ModelParallelStrategy, fully_shard on each layer, 2 ranks", 2, spectrum_within=2e-2, slow=False),
+    Column("TP", "ModelParallelStrategy, two layers split, the last one not, 2 ranks", 2, slow=False),
+    Column("FSDP2 x TP", "both, on 4 ranks", 4, slow=False),
+)
+
+CELLS: tuple[Entry, ...] = ()
+
+
+def cell(row: Row, column: Column) -> Cell:
+    """Return the cell, the first entry that fits."""
+    for entry in CELLS:
+        if column.name in entry.columns and ({row.name, row.callback} & set(entry.rows)):
+            return entry.cell
+    return Equal()
