@@ -92,7 +92,8 @@ def worst_of_weights(found: Sequence[Mapping[str, torch.Tensor]], steps: Sequenc
 
 def same_bits(found: Sequence[Mapping[str, torch.Tensor]], bare: Sequence[Mapping[str, torch.Tensor]]) -> bool:
     return len(found) == len(bare) and all(
-        one.keys() == other.keys() and all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
+        one.keys() == other.keys()
+        and all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
         for one, other in zip(found, bare, strict=True)
     )
 

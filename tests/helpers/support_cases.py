@@ -41,7 +41,9 @@ def network() -> nn.Sequential:
 
 def global_batches(poison: bool, count: int = 8, size: int = 8) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
-    data = [(torch.randn(size, 4, generator=generator), torch.randn(size, 1, generator=generator)) for _ in range(count)]
+    data = [
+        (torch.randn(size, 4, generator=generator), torch.randn(size, 1, generator=generator)) for _ in range(count)
+    ]
     if poison:
         data[3][0][0, 0] = math.nan
     return data
@@ -101,7 +103,9 @@ class ShardedBothWays(Fitted):
 
 
 def model_parallel(data: int, tensor: int) -> dict[str, Any]:
-    strategy = ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor, save_distributed_checkpoint=False)
+    strategy = ModelParallelStrategy(
+        data_parallel_size=data, tensor_parallel_size=tensor, save_distributed_checkpoint=False
+    )
     return {"strategy": strategy}
 
 

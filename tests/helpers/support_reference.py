@@ -125,7 +125,7 @@ def _closure(
     optimizer.zero_grad()
     for micro in window:
         loss = loss_of(net, micro)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         (loss / divisor).backward()
     step.loss = sum(losses) / len(losses)
     step.gradients = _gradients(named)
@@ -308,9 +308,7 @@ def curvature(
         sizes = [step.after[name].numel() for name in names]
 
         def loss(flat: Tensor, step: Step = step, names: list[str] = names, sizes: list[int] = sizes) -> Tensor:
-            parts = {
-                name: part.view_as(step.after[name]) for name, part in zip(names, flat.split(sizes), strict=True)
-            }
+            parts = {name: part.view_as(step.after[name]) for name, part in zip(names, flat.split(sizes), strict=True)}
             losses = [
                 (functional_call(net, {**step.after, **parts}, (x.double(),)) - y.double()).square().mean()
                 for x, y in plan.probe
@@ -351,7 +349,9 @@ def rates(steps: Sequence[Step]) -> Series:
     return {step.number: {"lr": step.lr} for step in steps}
 
 
-def losses_while_rates_grow(net: nn.Module, batches: Iterator[MicroBatch], rates: Sequence[float], plan: Plan) -> Series:
+def losses_while_rates_grow(
+    net: nn.Module, batches: Iterator[MicroBatch], rates: Sequence[float], plan: Plan
+) -> Series:
     """Return the smoothed losses of a range test: of SGD, with one rate a step."""
     net = copy.deepcopy(net).double()
     optimizer = plan.optimizer(net.parameters())
