@@ -1,96 +1,127 @@
 """Every cell of the support matrix (``support/matrix.py``): one launch a column walks all rows."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers import support_cases as cases
 from helpers import support_reference as reference
-from helpers.launcher import launch
-from helpers.support_reference import Plan, Series, Step
-from support.matrix import CELLS, COLUMNS, ROWS, Column, Equal, NotOffered, Refused, Row, cell
+from helpers.support_reference import Holder, Plan, Series, Step
+from support.matrix import CELLS, COLUMNS, ROWS, Column, NotOffered, Refused, Row, cell
+
+from lightning_gradtools.initialization import initialize_, lsuv_, trace_signal_path
+
+Weights = Sequence[Mapping[str, torch.Tensor]]
 
 
-def expected(row: Row, way: cases.Way) -> tuple[Series, list[Step], Plan]:
-    """Return what the oracle says of a row: its series, and its steps."""
-    plan = way.plan(row.poison)
+def networks(row: Row, way: cases.Way, plan: Plan) -> dict[str, torch.nn.Module]:
+    """Return the networks that a run begins with."""
     torch.manual_seed(0)
-    net = torch.nn.ModuleDict({"net": cases.network()})["net"]
-    holder = torch.nn.Module()
-    holder.net = net
-    holder.forward = net.forward
-    name, arguments = row.callbacks[-1]
-    steps = reference.run(holder, plan, name, arguments)
-    name, arguments = row.callbacks[0]
+    found = {name: cases.network() for name in way.networks}
+    if row.callback == "WeightInitialization":
+        ((_, arguments),) = row.callbacks
+        everything, (x, _) = Holder(found), plan.probe[0]  # the share of rank 0
+        path = trace_signal_path(everything, lambda: everything(x))
+        generator = torch.Generator().manual_seed(arguments["seed"])
+        with torch.no_grad():
+            done = initialize_(everything, path, scheme=arguments["scheme"], force=True, generator=generator)
+            if arguments["scheme"] == "lsuv":
+                lsuv_(everything, lambda: everything(x), [each.name for each in done.layers if each.scheme == "lsuv"])
+    return found
+
+
+def expected(row: Row, way: cases.Way, rates: Series) -> tuple[Series, list[Mapping[str, torch.Tensor]]]:
+    """Return what the oracle says of a row: its series, and the weights before the first step and after each."""
+    plan = way.plan(row.poison)
+    if way.foreign_rates:
+        plan = replace(plan, rates=[rates[number]["lr"] for number in range(len(plan.windows))])
     series: Series = {}
+    weights: list[dict[str, torch.Tensor]] = [{} for _ in range(len(plan.windows) + 1)]
+    for index, (name, net) in enumerate(networks(row, way, plan).items()):
+        holder = Holder({name: net})
+        steps = reference.run(holder, plan, *row.callbacks[-1], index=index)
+        for number, found in enumerate((steps[0].before, *(step.after for step in steps))):
+            weights[number].update(found)
+        suffix = f"/optimizer_{index}" if len(way.networks) > 1 else ""
+        for number, values in measured(row, holder, plan, steps).items():
+            named = {f"{key}{suffix}" if key.startswith(SUFFIXED) else key: value for key, value in values.items()}
+            series.setdefault(number, {}).update(named)
+    return series, weights
+
+
+SUFFIXED = ("grad_norm", "weight_norm", "update_ratio", "grad_cosine", "grad_noise", "clip/")
+
+
+def measured(row: Row, holder: Holder, plan: Plan, steps: Sequence[Step]) -> Series:
+    """Return what a row reads, as the oracle has it."""
+    name, arguments = row.callbacks[0]
+    last = steps[-1].number
     if name == "GradientMonitor":
-        series = reference.monitored(steps, arguments, clipped=len(row.callbacks) > 1)
-    elif name == "PathologyDetector" and row.poison:
-        series = {3: {"nonfinite/input data": 1.0}}
-    elif name == "PathologyDetector":
-        series = reference.detected(steps, cases.SATURATED, reference.SAMPLED)
-    elif name == "HessianSpectrum":
-        series = reference.curvature(holder, plan, steps, (3, 7), arguments)
-    elif name == "GradientClipping":
-        series = {steps[-1].number: {"clip/skipped_steps": float(sum(step.skipped for step in steps))}}
-    elif name == "GradientCheck":
-        series = {0: {"passed": 1.0}}
-    elif name == "LastCheckpoint":
-        series = {0: {f"checkpoint/{key}": float(each.sum()) for key, each in steps[-1].after.items()}}
-    elif name in ("WarmupCosineSchedule", "TorchLRScheduler"):
-        series = reference.rates(steps)
-    return series, steps, plan
-
-
-def difference(found: float, wanted: float, size: float) -> float:
-    """Return the relative difference of a number of a family of which ``size`` is the largest."""
-    if math.isnan(found) or math.isnan(wanted):
-        return 0.0 if math.isnan(found) and math.isnan(wanted) else math.inf
-    return abs(found - wanted) / (abs(wanted) + 0.05 * size + 1e-12)
+        return reference.monitored(steps, arguments, clipped=len(row.callbacks) > 1)
+    if name == "PathologyDetector":
+        poisoned = next((step.number for step in steps if math.isnan(step.loss)), None)
+        found = reference.detected(steps, cases.SATURATED)
+        return {poisoned: {"nonfinite/input data": 1.0}} if poisoned is not None else found
+    if name == "HessianSpectrum":
+        return reference.curvature(holder, plan, steps, arguments)
+    if name == "GradientClipping":
+        skipped = 0 if plan.scaler else sum(step.skipped for step in steps)
+        return {last: {"clip/skipped_steps": float(skipped)}}
+    if name == "GradientCheck":
+        return {0: {"passed": 1.0}}
+    if name == "LastCheckpoint":
+        return {0: {f"checkpoint/{key}": float(each.sum()) for key, each in steps[-1].after.items()}}
+    return reference.rates(steps) if name in cases.SCHEDULES else {}
 
 
 def worst_of_series(row: Row, found: Series, wanted: Series) -> tuple[float, str]:
-    """Return the largest difference between what a row reads in both, and where it is."""
+    """Return the largest relative difference between what a row reads in both, and where it is."""
     worst, where = 0.0, ""
     for step in sorted({*found, *wanted}):
         here, there = (
             {key: value for key, value in series.get(step, {}).items() if key.startswith(row.reads)}
             for series in (found, wanted)
         )
-        if row.callback == "HessianSpectrum" and "curvature/trace" in row.reads and here and there:
-            error = abs(here["curvature/trace"] - there["curvature/trace"]) / (5 * here["curvature/trace_error"])
-            if error > 1:
-                return math.inf, f"step {step}: trace is off by {5 * error} standard errors"
+        if "curvature/trace" in here and "curvature/trace" in there:
+            here = {"curvature/trace": here["curvature/trace"], "error": here["curvature/trace_error"]}
+            off = abs(here["curvature/trace"] - there["curvature/trace"]) / here["error"]
+            if off > 5:
+                return math.inf, f"step {step}: the trace is off by {off:.1f} standard errors"
+            where = f"step {step}: the trace is off by {off:.1f} standard errors"
             continue
         if here.keys() != there.keys():
-            return math.inf, f"step {step}: keys {sorted(here)} for {sorted(there)}"
+            more, less = sorted(here.keys() - there.keys()), sorted(there.keys() - here.keys())
+            return math.inf, f"step {step}: unexpected {more[:3]}, missing {less[:3]}"
         size = max(map(abs, there.values()), default=0.0)
         for key in here:
-            error = difference(here[key], there[key], size)
+            # what is next to nothing beside others of its kind may be off by more of itself
+            error = abs(here[key] - there[key]) / (abs(there[key]) + 0.05 * size + 1e-12)
+            error = math.inf if math.isnan(error) else error
             if error > worst or not where:
                 worst, where = error, f"step {step}: {key} is {here[key]:.6g} for {there[key]:.6g}"
-    return worst, where or "nothing was measured"
+    return worst, where
 
 
-def worst_of_weights(found: Sequence[Mapping[str, torch.Tensor]], steps: Sequence[Step]) -> tuple[float, str]:
+def worst_of_weights(found: Weights, wanted: Weights) -> tuple[float, str]:
     """Return the largest difference of weights, relative to how far they have moved."""
-    wanted = [steps[0].before, *(step.after for step in steps)]
     if len(found) != len(wanted):
-        return math.inf, f"{len(found)} weights for {len(wanted)}"
+        return math.inf, f"{len(found) - 1} steps for {len(wanted) - 1}"
     worst, where = 0.0, ""
     for number, (here, there) in enumerate(zip(found, wanted, strict=True)):
         moved = max(float((there[name] - wanted[0][name]).abs().max()) for name in there)
         for name, value in there.items():
-            rounding = 4 * torch.finfo(torch.float32).eps * float(value.abs().max())
-            off = max(0.0, float((here[name].double() - value).abs().max()) - rounding)
-            error = math.inf if math.isnan(off) else off / moved if off else 0.0
+            off = float((here[name].double() - value).abs().max())
+            size = moved or 1e-2  # of the first, to which those that follow add up
+            error = math.inf if math.isnan(off) else off / size
             if error > worst:
                 worst, where = error, f"after step {number - 1}: {name} is off by {off:.3g}, moved by {moved:.3g}"
     return worst, where
 
 
-def same_bits(found: Sequence[Mapping[str, torch.Tensor]], bare: Sequence[Mapping[str, torch.Tensor]]) -> bool:
+def same_bits(found: Weights, bare: Weights) -> bool:
     return len(found) == len(bare) and all(
         one.keys() == other.keys()
         and all(torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7)) for name in one)
@@ -98,49 +129,80 @@ def same_bits(found: Sequence[Mapping[str, torch.Tensor]], bare: Sequence[Mappin
     )
 
 
-def faults(row: Row, column: Column, found: cases.Outcome, bare: cases.Outcome) -> list[str]:
+def faults(row: Row, column: Column, found: cases.Outcome, bare: cases.Outcome, rank: int) -> list[str]:
     """Return what is not as the cell says, on one rank."""
     wanted = cell(row, column)
     if isinstance(wanted, Refused):
-        return [] if wanted.message in found.error else [f"refused with {found.error!r}"]
-    wrong = []
+        return [] if wanted.message in found.error else [f"must be refused, and not {found.error!r}"]
     if found.error:
-        wrong.append(f"refused: {found.error}")
-    if found.failure is not None and not isinstance(wanted, NotOffered):
-        wrong.append(f"disabled: {found.failure}")
-    if not row.weights and not same_bits(found.weights, bare.weights):
+        return [f"refused: {found.error}"]
+    if column.name in cases.STAND_INS:
+        return [] if isinstance(wanted, NotOffered) else ["must be refused"]
+    wrong = []
+    if row.callback == "lr_range_test":
+        if not same_bits(found.weights[:1], found.weights[1:]):
+            wrong.append("weights are not put back")
+    elif not row.weights and not same_bits(found.weights, bare.weights):
         wrong.append("training differs from that without it")
     if isinstance(wanted, NotOffered):
-        if any(key.startswith(row.reads) for values in found.series.values() for key in values) and row.reads:
+        if row.reads and any(key.startswith(row.reads) for values in found.series.values() for key in values):
             wrong.append("it is offered")
-        if wanted.said and sum(wanted.said in each for each in found.said) > 1:
-            wrong.append("said more than once")
+        if rank == 0 and wanted.said and sum(wanted.said in each for each in found.said) != 1:
+            wrong.append(f"must be said once: {wanted.said!r}; said: {found.said}")
         return wrong
+    if found.failure is not None:
+        wrong.append(f"disabled: {found.failure}")
     within = wanted.within or (column.spectrum_within if row.spectral else column.within)
-    series, steps, _ = expected(row, cases.WAYS[column.name])
-    if row.callback in ("WarmupCosineSchedule", "TorchLRScheduler"):
-        found.series = found.rates
-    checks = []
-    if row.reads:
-        checks.append(worst_of_series(row, found.series, series))
-    if row.weights:
-        checks.append(worst_of_weights(found.weights, steps))
-    wrong += [f"{error:.2g} > {within:.2g}, {where}" for error, where in checks if not error <= within]
+    wrong += [
+        f"{error:.2g} > {within:.2g}, {where}" for error, where in errors(row, column, found, rank) if error > within
+    ]
     return wrong
+
+
+def errors(row: Row, column: Column, found: cases.Outcome, rank: int) -> list[tuple[float, str]]:
+    """Return the largest differences to the oracle, and where."""
+    way = cases.WAYS[column.name]
+    if row.callback == "lr_range_test":
+        rates = [each["lr"] for each in found.rates.values()]
+        plan = way.plan(False)
+        (net,) = networks(row, way, plan).values()
+        wanted = reference.losses_while_rates_grow(net, itertools.cycle(way.micro_batches(False)), rates, plan)
+        return [worst_of_series(row, found.series, wanted)]
+    series, weights = expected(row, way, found.rates)
+    measured = found.rates if row.callback in cases.SCHEDULES else found.series
+    if way.foreign_rates and row.callback in cases.SCHEDULES:
+        first = range(way.batches)
+        series, measured = ({step: each[step] for step in first} for each in (reference_rates(row, way), measured))
+    checks = []
+    if row.reads and not (rank > 0 and "grad_histogram/" in row.reads):  # one rank logs
+        checks.append(worst_of_series(row, measured, series))
+    if row.weights:
+        checks.append(worst_of_weights(found.weights, weights))
+    return checks
+
+
+def reference_rates(row: Row, way: cases.Way) -> Series:
+    return expected(row, replace(way, foreign_rates=False), {})[0]
 
 
 @pytest.mark.parametrize(
     "column",
     [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.slow else []) for each in COLUMNS],
 )
-def test_every_cell_of(column):
-    ranks = [cases.walk(column.name)] if column.ranks == 1 else launch(cases.walk, column.name, world_size=column.ranks)
+def test_every_cell_of(column, tmp_path):
     wrong = []
-    for row in ROWS:
-        if row.callback == "lr_range_test":
-            continue
-        for number, runs in enumerate(ranks):
-            bare = runs["without, poisoned" if row.poison else "without"]
-            for fault in faults(row, column, runs[cases.key(row)], bare):
-                wrong.append(f"{row.name} in {column.name}, rank {number}: {fault}")
-    assert not wrong, "\n".join(wrong)
+    for rank, runs in enumerate(cases.walked(column.name, column.ranks, tmp_path)):
+        for row in ROWS:
+            bare = runs[cases.BARE[row.poison]]
+            found = faults(row, column, runs[cases.key(row)], bare, rank)
+            wrong += [f"{row.name} in {column.name}, rank {rank}: {fault}" for fault in found]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_every_entry_is_of_a_cell():
+    rows = {each.name for each in ROWS} | {each.callback for each in ROWS}
+    columns = {each.name for each in COLUMNS}
+    for entry in CELLS:
+        assert set(entry.rows) <= rows, entry
+        assert set(entry.columns) <= columns, entry
+    assert {each.name for each in COLUMNS} == {*cases.WAYS, *cases.STAND_INS}

@@ -1,33 +1,45 @@
 """The runs of the support matrix: how a column trains, and what a row's callbacks found there."""
 
+import copy
 import functools
 import logging
 import math
+import multiprocessing
+import os
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from support.matrix import ROWS, Callbacks, Row
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import lightning_gradtools
+from helpers.launcher import launch
 from helpers.support_reference import Batch, MicroBatch, Plan, Series
 from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.reporting.loggers import LoggerAdapter
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+LBFGS = functools.partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
 SATURATED = "net.1"  # the activation with one unit that never leaves its flat side
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
@@ -39,27 +51,18 @@ def network() -> nn.Sequential:
     return net
 
 
-def global_batches(poison: bool, count: int = 8, size: int = 8) -> list[Batch]:
+def global_batches(poison: bool = False, count: int = 8, size: int = 8) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
     data = [
         (torch.randn(size, 4, generator=generator), torch.randn(size, 1, generator=generator)) for _ in range(count)
     ]
     if poison:
-        data[3][0][0, 0] = math.nan
+        data[1][0][0, 0] = math.nan
     return data
 
 
-class Batches(Dataset):
-    """Batches as they are."""
-
-    def __init__(self, data: Sequence[Batch]) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.data[index]
+# --- modules
+# ---------------------------------------------------------------------------------------------
 
 
 class Fitted(LightningModule):
@@ -69,23 +72,112 @@ class Fitted(LightningModule):
         super().__init__()
         self.net, self.optimizer = network(), optimizer
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
-        return F.mse_loss(self.net(x), y)
+        return F.mse_loss(self.forward(x), y)
 
     def configure_optimizers(self) -> Any:
         return self.optimizer(self.parameters())
 
 
-def split(net: nn.Sequential, mesh: Any) -> None:
-    parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+class WithUnused(Fitted):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(2, 2)
+
+
+class Compiled(Fitted):
+    def configure_model(self) -> None:
+        if isinstance(self.net, nn.Sequential):
+            self.net = torch.compile(self.net, backend="aot_eager")
+
+
+class Checkpointed(Fitted):
+    """Its second layer is run again in the backward pass."""
+
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        net = self.net
+        return net[4](checkpoint(net[2:4], net[1](net[0](x)), use_reentrant=self.reentrant))
+
+
+class CheckpointedReentrant(Checkpointed):
+    reentrant = True
+
+
+class Manual(Fitted):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.example_input_array = global_batches()[0][0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+class TwoOptimizers(Manual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.other(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        for net, optimizer in zip((self.net, self.other), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(F.mse_loss(net(x), y))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [self.optimizer(net.parameters()) for net in (self.net, self.other)]
+
+
+class Combined(Fitted):
+    """Takes its inputs and its targets from two loaders."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
 
 
 class FullySharded(Fitted):
+    options: dict[str, Any] = {}  # noqa: RUF012 (of fully_shard)
+
     def configure_model(self) -> None:
         if not isinstance(self.net[0].weight, DTensor):
             for layer in (0, 2, 4):
-                fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])
+                fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"], **self.options)
+
+
+class InBfloat16(FullySharded):
+    options = {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)}  # noqa: RUF012
+
+
+class Offloaded(FullySharded):
+    options = {"offload_policy": CPUOffloadPolicy(pin_memory=False)}  # noqa: RUF012
+
+
+class ShardedAndCheckpointed(FullySharded, Checkpointed):
+    pass
+
+
+class ShardedAndCompiled(FullySharded):
+    def configure_model(self) -> None:
+        if isinstance(self.net, nn.Sequential):
+            super().configure_model()
+            self.net = torch.compile(self.net, backend="aot_eager")
+
+
+def split(net: nn.Sequential, mesh: Any) -> None:
+    parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
 
 
 class TensorParallel(Fitted):
@@ -102,11 +194,54 @@ class ShardedBothWays(Fitted):
                 fully_shard(self.net[layer], mesh=self.device_mesh["data_parallel"])
 
 
-def model_parallel(data: int, tensor: int) -> dict[str, Any]:
-    strategy = ModelParallelStrategy(
-        data_parallel_size=data, tensor_parallel_size=tensor, save_distributed_checkpoint=False
-    )
-    return {"strategy": strategy}
+class HybridSharded(Fitted):
+    """Shards within each pair of ranks, copies between pairs."""
+
+    def configure_model(self) -> None:
+        if not isinstance(self.net[0].weight, DTensor):
+            pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+            for layer in (0, 2, 4):
+                fully_shard(self.net[layer], mesh=pairs)
+
+
+# --- columns
+# ---------------------------------------------------------------------------------------------
+
+
+class Batches(Dataset):
+    """Batches as they are."""
+
+    def __init__(self, data: Sequence[Any]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data[index]
+
+
+class Stream(IterableDataset):
+    """Batches without a length."""
+
+    def __init__(self, data: Sequence[Batch]) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.data)
+
+
+def plain_loader(data: Sequence[Any]) -> DataLoader:
+    return DataLoader(Batches(data), batch_size=None)
+
+
+def streamed(data: Sequence[Batch]) -> DataLoader:
+    return DataLoader(Stream(data), batch_size=None)
+
+
+def combined(data: Sequence[Batch]) -> CombinedLoader:
+    x, y = zip(*data, strict=True)
+    return CombinedLoader({"x": plain_loader(x), "y": plain_loader(y)}, "min_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,47 +251,135 @@ class Way:
     Attributes:
         module: makes the module.
         settings: makes the Trainer's arguments.
-        callbacks: makes those of other people beside ours.
+        beside: makes other people's callbacks.
+        load: makes a loader of the batches of this rank.
         shares: ranks with different batches.
         copies: ranks that work on one batch together.
-        accumulate: micro-batches of a window.
-        optimizer: that of the module.
-        network: the name of the network in the module, and where it is among the optimizers' if there are several.
+        windows: number of micro-batches of a step, by epoch.
+        batches: number of batches of an epoch.
+        uneven: whether the last batch has fewer samples.
+        optimizer: of the module.
+        networks: names of the networks of the module, one for each optimizer.
+        scaler: whether a loss scaler skips steps whose gradients are not finite.
+        foreign_rates: whether another callback has the learning rate from the second epoch on.
     """
 
     module: Callable[[], LightningModule] = Fitted
     settings: Callable[[], dict[str, Any]] = dict
-    callbacks: Callable[[], list[Callback]] = list
+    beside: Callable[[], list[Callback]] = list
+    load: Callable[[Sequence[Batch]], Any] = plain_loader
     shares: int = 1
     copies: int = 1
-    accumulate: int = 1
+    windows: tuple[int, ...] = (1,)
+    batches: int = 8
+    uneven: bool = False
     optimizer: Callable[..., torch.optim.Optimizer] = SGD
+    networks: tuple[str, ...] = ("net",)
+    scaler: bool = False
+    foreign_rates: bool = False
 
     def micro_batches(self, poison: bool) -> list[MicroBatch]:
+        """Return all micro-batches of an epoch, each a share for every rank with a batch of its own."""
+        data = global_batches(poison)
+        if self.uneven:
+            data[-1] = data[-1][0][:5], data[-1][1][:5]
         n = self.shares
-        return [[(x[i::n], y[i::n]) for i in range(n)] for x, y in global_batches(poison)]
+        return [[(x[i::n], y[i::n]) for i in range(n)] for x, y in data]
 
     def plan(self, poison: bool) -> Plan:
-        micro, k = self.micro_batches(poison), self.accumulate
-        windows = [micro[i : i + k] for i in range(0, len(micro), k)]
-        return Plan(windows=windows, divisors=[k] * len(windows), optimizer=self.optimizer)
+        micro = self.micro_batches(poison)[: self.batches]
+        windows = [(micro[i : i + k], k) for k in self.windows for i in range(0, len(micro), k)]
+        return Plan(
+            windows=[window for window, _ in windows],
+            divisors=[k for _, k in windows],
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+        )
 
     def loader(self, poison: bool) -> Any:
-        own = self.rank // self.copies
-        return DataLoader(Batches([micro[own] for micro in self.micro_batches(poison)]), batch_size=None)
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank() if dist.is_initialized() else 0
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        return self.load([micro[rank // self.copies] for micro in self.micro_batches(poison)])
 
 
+def ddp(**options: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"strategy": DDPStrategy(**options)}
+
+
+def model_parallel(data: int, tensor: int) -> Callable[[], dict[str, Any]]:
+    return lambda: {
+        "strategy": ModelParallelStrategy(
+            data_parallel_size=data, tensor_parallel_size=tensor, save_distributed_checkpoint=False
+        )
+    }
+
+
+def scaled() -> dict[str, Any]:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, growth_interval=1000)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+
+def averaging() -> list[Callback]:
+    return [lightning_callbacks.EMAWeightAveraging(decay=0.9)]
+
+
+FSDP2 = Way(module=FullySharded, settings=model_parallel(2, 1), shares=2)
 WAYS: dict[str, Way] = {
     "single": Way(),
-    "DDP": Way(settings=lambda: {"strategy": DDPStrategy()}, shares=2),
-    "FSDP2": Way(module=FullySharded, settings=lambda: model_parallel(2, 1), shares=2),
-    "TP": Way(module=TensorParallel, settings=lambda: model_parallel(1, 2), copies=2),
-    "FSDP2 x TP": Way(module=ShardedBothWays, settings=lambda: model_parallel(2, 2), shares=2, copies=2),
+    "bf16-mixed": Way(settings=lambda: {"precision": "bf16-mixed"}),
+    "bf16-true": Way(settings=lambda: {"precision": "bf16-true"}),
+    "16-mixed": Way(settings=scaled, scaler=True),
+    "64-true": Way(settings=lambda: {"precision": "64-true"}),
+    "compiled before": Way(module=lambda: torch.compile(Fitted(), backend="aot_eager")),
+    "compiled inside": Way(module=Compiled),
+    "accumulation": Way(settings=lambda: {"accumulate_grad_batches": 3}, windows=(3,)),
+    "checkpointing": Way(module=Checkpointed),
+    "reentrant checkpointing": Way(module=CheckpointedReentrant),
+    "manual": Way(module=Manual),
+    "two optimizers": Way(module=TwoOptimizers, networks=("net", "other")),
+    "LBFGS": Way(module=lambda: Fitted(LBFGS), optimizer=LBFGS),
+    "uneven": Way(uneven=True),
+    "barebones": Way(settings=lambda: {"barebones": True}),
+    "fast_dev_run": Way(settings=lambda: {"fast_dev_run": 3}, batches=3),
+    "overfit_batches": Way(settings=lambda: {"overfit_batches": 2, "max_epochs": 3}, windows=(1, 1, 1), batches=2),
+    "no length": Way(load=streamed),
+    "CombinedLoader": Way(module=Combined, load=combined),
+    "SWA": Way(
+        settings=lambda: {"max_epochs": 2},
+        beside=lambda: [lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)],
+        windows=(1, 1),
+        foreign_rates=True,
+    ),
+    "EMA": Way(beside=averaging),
+    "accumulation scheduler": Way(
+        settings=lambda: {"max_epochs": 2},
+        beside=lambda: [lightning_callbacks.GradientAccumulationScheduler({0: 1, 1: 2})],
+        windows=(1, 2),
+    ),
+    "DDP": Way(settings=ddp(), shares=2),
+    "DDP, unused": Way(module=WithUnused, settings=ddp(find_unused_parameters=True), shares=2),
+    "DDP, static graph": Way(settings=ddp(static_graph=True), shares=2),
+    "DDP, bucket view": Way(settings=ddp(gradient_as_bucket_view=True), shares=2),
+    "DDP, fp16 hook": Way(settings=ddp(ddp_comm_hook=fp16_compress_hook), shares=2),
+    "DDP, uneven": Way(settings=ddp(), shares=2, uneven=True),
+    "DDP, accumulation": Way(settings=lambda: {**ddp()(), "accumulate_grad_batches": 3}, shares=2, windows=(3,)),
+    "ddp_fork": Way(settings=lambda: {"strategy": "ddp_fork"}, shares=2),
+    "ddp_spawn": Way(settings=lambda: {"strategy": "ddp_spawn"}, shares=2),
+    "FSDP2": FSDP2,
+    "FSDP2, bf16": replace(FSDP2, module=InBfloat16),
+    "FSDP2, offload": replace(FSDP2, module=Offloaded),
+    "FSDP2, checkpointing": replace(FSDP2, module=ShardedAndCheckpointed),
+    "FSDP2, compiled": replace(FSDP2, module=ShardedAndCompiled),
+    "TP": Way(module=TensorParallel, settings=model_parallel(1, 2), copies=2),
+    "FSDP2 x TP": Way(module=ShardedBothWays, settings=model_parallel(2, 2), shares=2, copies=2),
+    "HSDP": Way(module=HybridSharded, settings=model_parallel(4, 1), shares=4),
 }
+SCHEDULES = ("WarmupCosineSchedule", "TorchLRScheduler")
+STAND_INS = {"FSDP1": FSDPStrategy, "DeepSpeed": DeepSpeedStrategy}  # to make a whole one takes GPUs
+STARTED_BY_LIGHTNING = {"ddp_fork", "ddp_spawn"}
+
+
+# --- what is kept of a run
+# ---------------------------------------------------------------------------------------------
 
 
 def plain(name: str) -> str:
@@ -169,24 +392,45 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 class Spy(Callback):
-    """Keeps the weights before the first step and after each, and the learning rate of each."""
+    """Keeps the weights before the first step and after each, and the learning rate of each.
 
-    def __init__(self) -> None:
-        self.weights: list[dict[str, Tensor]] = []
-        self.rates: Series = {}
+    Args:
+        outcome: where to, and what the callbacks found, once the run is over.
+        callbacks: whose measurements to keep.
+        logger: the run's.
+        folder: for the outcome of each rank, where Lightning starts them; or None.
+    """
+
+    def __init__(self, outcome: "Outcome", callbacks: Sequence[Any], folder: str | None) -> None:
+        self.outcome, self.callbacks, self.folder = outcome, callbacks, folder
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._keep(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self.rates[len(self.weights) - 1] = {"lr": float(optimizer.param_groups[0]["lr"])}
+        self.outcome.rates[len(self.outcome.weights) - 1] = {"lr": float(optimizer.param_groups[0]["lr"])}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not trainer.fit_loop._should_accumulate():
             self._keep(pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = len(self.outcome.weights) - 2
+        self.outcome.series = measured(self.callbacks, trainer.logger)
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("clip/skipped_steps"):
+                self.outcome.series.setdefault(step, {})[name] = float(value)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.outcome.failure = next((getattr(each, "failure", None) for each in self.callbacks), None)
+        for each in self.callbacks:
+            if type(each).__name__ == "LastCheckpoint" and each.last_model_path:
+                self.outcome.series[0] = _saved(each.last_model_path)
+        if self.folder is not None:
+            torch.save(self.outcome, f"{self.folder}/{trainer.global_rank}")
+
     def _keep(self, module: LightningModule) -> None:
-        self.weights.append({plain(name): whole(each) for name, each in module.named_parameters()})
+        self.outcome.weights.append({plain(name): whole(each) for name, each in module.named_parameters()})
 
 
 class Recorder(DummyLogger):
@@ -216,7 +460,7 @@ class Outcome:
         weights: before the first step and after each.
         series: what the first callback measured.
         rates: the learning rate of each step.
-        error: the ``ArgumentError`` that ended it.
+        error: what was refused.
         failure: what switched the first callback off.
         said: warnings.
     """
@@ -237,21 +481,23 @@ def make(name: str, arguments: dict[str, Any]) -> Callback:
     return getattr(lightning_gradtools, name)(**arguments)
 
 
-def measured(callback: Any, logger: Recorder) -> Series:
-    """Return what a callback measured, by step."""
+def measured(callbacks: Sequence[Any], logger: Any) -> Series:
+    """Return what the first of the callbacks measured, by step."""
+    if not callbacks:
+        return {}
+    callback, found = callbacks[0], {}
     kind = type(callback).__name__
     if kind == "GradientMonitor":
         found = {record.step: dict(record.values) for record in callback.history}
-        for step, values in logger.histograms.items():
+        for step, values in getattr(logger, "histograms", {}).items():
             found.setdefault(step, {}).update(values)
-        return found
-    if kind == "HessianSpectrum":
-        return {step: dict(values) for step, values in callback.history}
-    if kind == "PathologyDetector":
-        return _detected(callback)
-    if kind == "GradientCheck":
-        return {} if callback.result is None else {0: {"passed": float(callback.result.passed)}}
-    return {}
+    elif kind == "HessianSpectrum":
+        found = {step: dict(values) for step, values in callback.history}
+    elif kind == "PathologyDetector":
+        found = _detected(callback)
+    elif kind == "GradientCheck" and callback.result is not None:
+        found = {0: {"passed": float(callback.result.passed)}}
+    return found
 
 
 def _detected(detector: Any) -> Series:
@@ -259,53 +505,83 @@ def _detected(detector: Any) -> Series:
     for each in detector.history.observations:
         values = found.setdefault(each.step, {})
         for layer in each.layers:
-            for quantity in ("gradient", "weight", "update"):
-                value = getattr(layer, quantity)
-                if value is not None:
-                    values[f"layer/{layer.name}/{quantity}"] = value
+            if layer.gradient is not None:
+                for quantity in ("gradient", "weight", "update"):
+                    values[f"layer/{layer.name}/{quantity}"] = getattr(layer, quantity)
         for site in each.activations:
             values[f"units/{site.name}/units"] = float(site.units)
             values[f"units/{site.name}/saturated"] = float(site.saturated)
-    for event in detector.history.nonfinite:
+    for event in detector.history.nonfinite[:1]:
         found.setdefault(event.step, {})[f"nonfinite/{event.direction}"] = 1.0
-    return found
-
-
-def train(way: Way, callbacks: Callbacks, poison: bool) -> Outcome:
-    """Train on this rank, and return what came of it."""
-    found = Outcome()
-    spy, logger = Spy(), Recorder()
-    ours = [make(name, dict(arguments)) for name, arguments in callbacks]
-    beside = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1, "logger": logger}
-    if dist.is_initialized():
-        beside |= {"devices": dist.get_world_size(), "use_distributed_sampler": False}
-    torch.manual_seed(0)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        try:
-            run = Trainer(callbacks=[*ours, *way.callbacks(), spy], **{**beside, **way.settings()})
-            module = way.module()
-            run.fit(module, way.loader(poison))
-            for each in ours:
-                if type(each).__name__ == "GradientClipping":
-                    skipped = run.callback_metrics["clip/skipped_steps"]
-                    found.series.setdefault(len(spy.weights) - 2, {})["clip/skipped_steps"] = float(skipped)
-                if type(each).__name__ == "LastCheckpoint":
-                    found.series[0] = _saved(each.last_model_path)
-        except ArgumentError as error:
-            found.error = str(error)
-    found.weights, found.rates, found.said = spy.weights, spy.rates, [str(each.message) for each in said]
-    if ours:
-        for step, values in measured(ours[0], logger).items():
-            found.series.setdefault(step, {}).update(values)
-        found.failure = getattr(ours[0], "failure", None)
     return found
 
 
 def _saved(path: str) -> dict[str, float]:
     """Return the sums of the weights in a checkpoint."""
-    state = torch.load(Path(path), weights_only=False)["state_dict"]
+    found = torch.load(Path(path), weights_only=False)
+    state = found.get("current_model_state", found["state_dict"])  # where the others are averages
     return {f"checkpoint/{plain(name)}": float(whole(each).double().sum()) for name, each in state.items()}
+
+
+# --- runs
+# ---------------------------------------------------------------------------------------------
+
+
+def train(way: Way, callbacks: Callbacks, poison: bool, folder: str | None = None) -> Outcome:
+    """Train on this rank, and return what came of it."""
+    found = Outcome()
+    ours = [make(name, dict(arguments)) for name, arguments in callbacks]
+    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1}
+    settings["logger"] = Recorder()
+    if dist.is_initialized() or folder is not None:
+        settings |= {"devices": dist.get_world_size() if dist.is_initialized() else 2, "use_distributed_sampler": False}
+    settings |= way.settings()
+    if settings.get("barebones"):
+        del settings["log_every_n_steps"], settings["logger"]
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            run = Trainer(callbacks=[*ours, *way.beside(), Spy(found, ours, folder)], **settings)
+            module = way.module()
+            run.fit(module, datamodule=Loading(way, poison))
+        except (ArgumentError, ValueError) as error:
+            found.error = str(error)
+    found.said = [str(each.message) for each in said]
+    return found
+
+
+class Loading(LightningDataModule):
+    """Loads on the rank where it is asked."""
+
+    def __init__(self, way: Way, poison: bool) -> None:
+        super().__init__()
+        self.way, self.poison = way, poison
+
+    def train_dataloader(self) -> Any:
+        return self.way.loader(self.poison)
+
+
+def range_test(way: Way) -> Outcome:
+    """Make a range test, and return its losses, its rates, and the weights before it and after."""
+    found = Outcome()
+    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": Recorder()}
+    if dist.is_initialized():
+        settings |= {"devices": dist.get_world_size(), "use_distributed_sampler": False}
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            run, module = Trainer(callbacks=way.beside(), **{**settings, **way.settings()}), way.module()
+            before = copy.deepcopy({plain(name): whole(each) for name, each in module.named_parameters()})
+            result = lightning_gradtools.lr_range_test(run, module, Loading(way, False), num_steps=20, max_lr=0.1)
+            after = {plain(name): whole(each) for name, each in module.named_parameters()}
+            found.weights = [before, after]
+            found.rates = {number: {"lr": rate} for number, rate in enumerate(result.rates)}
+            found.series = {number: {"loss": loss} for number, loss in enumerate(result.losses)}
+        except Exception as error:
+            found.error = str(error)
+    return found
 
 
 def key(row: Row) -> str:
@@ -313,12 +589,66 @@ def key(row: Row) -> str:
     return f"{row.callbacks}, {row.poison}"
 
 
+BARE = {False: "without", True: "without, poisoned"}
+
+
+def _runs() -> dict[str, tuple[Callbacks, bool]]:
+    """Return callbacks and poison of all runs of a column, by their keys."""
+    bare = {name: ((), poison) for poison, name in BARE.items()}
+    return bare | {key(row): (row.callbacks, row.poison) for row in ROWS if row.callback != "lr_range_test"}
+
+
 def walk(column: str) -> dict[str, Outcome]:
     """Make every run of a column on this rank."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    way = WAYS[column]
-    found = {"without": train(way, (), False), "without, poisoned": train(way, (), True)}
-    for row in ROWS:
-        if key(row) not in found and row.callback != "lr_range_test":
-            found[key(row)] = train(way, row.callbacks, row.poison)
+    if column in STAND_INS:
+        return {name: stood_in(STAND_INS[column], *run) for name, run in _runs().items()}
+    found = {}
+    for name, run in _runs().items():
+        found[name] = train(WAYS[column], *run)
+        if column in ("compiled before", "compiled inside", "FSDP2, compiled"):
+            torch.compiler.reset()
+    found |= {key(row): range_test(WAYS[column]) for row in ROWS if row.callback == "lr_range_test"}
     return found
+
+
+def stood_in(strategy: type, callbacks: Callbacks, poison: bool) -> Outcome:
+    """Return what callbacks say at the start of a fit, of a strategy that cannot be had here."""
+    found, module = Outcome(), Fitted()
+    run = Trainer(accelerator="cpu", devices=1, max_epochs=1)
+    run._accelerator_connector.strategy = fake = strategy.__new__(strategy)
+    fake._optimizers, fake.lr_scheduler_configs = [module.configure_optimizers()], []
+    try:
+        for name, arguments in callbacks:
+            make(name, dict(arguments)).on_fit_start(run, module)
+    except ArgumentError as error:
+        found.error = str(error)
+    return found
+
+
+def walk_started_by_lightning(column: str, result: str) -> None:
+    """Make every run of a column whose ranks Lightning starts, from a process that has not computed anything."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    ranks: list[dict[str, Outcome]] = [{}, {}]
+    for name, run in _runs().items():
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            error = train(WAYS[column], *run, folder=folder)
+            for rank, found in enumerate(ranks):
+                path = Path(folder) / str(rank)
+                found[name] = torch.load(path, weights_only=False) if path.exists() else error
+            os.chdir("/")
+    torch.save(ranks, result)
+
+
+def walked(column: str, ranks: int, folder: Path) -> list[dict[str, Outcome]]:
+    """Return what every run of a column came to, on each rank."""
+    if column in STARTED_BY_LIGHTNING:
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=walk_started_by_lightning, args=(column, str(folder / "result")))
+        process.start()
+        process.join()
+        found: list[dict[str, Outcome]] = torch.load(folder / "result", weights_only=False)
+        return found
+    return [walk(column)] if ranks == 1 else launch(walk, column, world_size=ranks)

@@ -27,14 +27,15 @@ class Plan:
         windows: the micro-batches of each optimizer step.
         divisors: what the loss of each window's micro-batches is divided by.
         optimizer: makes it from parameters.
-        first: number of the first step that is compared; those before it belong to a run that this one goes on from.
-        probe: whether the first micro-batch is that of the first step compared.
+        scaler: whether a loss scaler skips steps whose gradients are not finite.
+        rates: the learning rate of each step, where it is another's; or None.
     """
 
     windows: list[list[MicroBatch]]
     divisors: list[int]
     optimizer: Callable[..., torch.optim.Optimizer]
-    first: int = 0
+    scaler: bool = False
+    rates: Sequence[float] | None = None
 
     @property
     def probe(self) -> MicroBatch:
@@ -71,6 +72,19 @@ class Step:
     skipped: bool = False
 
 
+class Holder(nn.Module):
+    """Networks under their names; called, it adds up what they return."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self._names = [*networks]
+        for name, network in networks.items():
+            self.add_module(name, network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(getattr(self, name)(x) for name in self._names)
+
+
 def norm(tensors: Mapping[str, Tensor], p: float = 2.0) -> float:
     flat = torch.cat([each.reshape(-1).abs() for each in tensors.values()])
     return float(flat.max() if p == math.inf else flat.pow(p).sum().pow(1 / p))
@@ -85,20 +99,20 @@ def loss_of(net: nn.Module, micro: MicroBatch) -> Tensor:
     return torch.stack([share_loss(net, share) for share in micro]).mean()
 
 
-def run(net: nn.Module, plan: Plan, callback: str, arguments: Mapping[str, Any]) -> list[Step]:
+def run(net: nn.Module, plan: Plan, callback: str, arguments: Mapping[str, Any], index: int = 0) -> list[Step]:
     """Train a float64 copy of ``net`` as ``plan`` says, with what ``callback`` would do to the run."""
     net = copy.deepcopy(net).double()
     named = dict(net.named_parameters())
     optimizer = plan.optimizer(net.parameters())
     base = optimizer.param_groups[0]["lr"]
-    clip = clipping(arguments) if callback == "GradientClipping" else None
+    clip = clipping(arguments, index) if callback == "GradientClipping" else None
     steps = []
     real = 0
     for number, (window, divisor) in enumerate(zip(plan.windows, plan.divisors, strict=True)):
-        lr = base * factor(callback, arguments, real, len(plan.windows))
+        lr = base * factor(callback, arguments, real, len(plan.windows)) if plan.rates is None else plan.rates[number]
         optimizer.param_groups[0]["lr"] = lr
         step = Step(number=number, lr=lr, before=_copied(named))
-        optimizer.step(partial(_closure, net, named, optimizer, window, divisor, clip, arguments, step))
+        optimizer.step(partial(_closure, net, named, optimizer, window, divisor, clip, plan.scaler, arguments, step))
         step.after = _copied(named)
         steps.append(step)
         real += not step.skipped
@@ -112,6 +126,7 @@ def _closure(
     window: list[MicroBatch],
     divisor: int,
     clip: Any,
+    scaler: bool,
     arguments: Mapping[str, Any],
     step: Step,
 ) -> float:
@@ -131,10 +146,10 @@ def _closure(
     step.gradients = _gradients(named)
     action = arguments.get("on_nonfinite", "skip")
     finite = all(bool(each.isfinite().all()) for each in step.gradients.values())
-    if clip is not None and not finite:
+    if (clip is not None or scaler) and not finite:
         step.skipped = True
         for parameter in named.values():
-            if action == "skip":
+            if action == "skip" or scaler:
                 parameter.grad = None
             elif parameter.grad is not None:
                 parameter.grad.zero_()
@@ -162,7 +177,7 @@ def factor(callback: str, arguments: Mapping[str, Any], step: int, total: int) -
     return 1.0
 
 
-def clipping(arguments: Mapping[str, Any]) -> Callable[[Gradients, Gradients], Gradients]:
+def clipping(arguments: Mapping[str, Any], index: int) -> Callable[[Gradients, Gradients], Gradients]:
     """Return what clips gradients, given weights and gradients, as ``GradientClipping(**arguments)`` does."""
     history: list[float] = []
     p = float(arguments.get("norm_type", 2))
@@ -181,7 +196,7 @@ def clipping(arguments: Mapping[str, Any]) -> Callable[[Gradients, Gradients], G
             counted = {name: each for name, each in gradients.items() if arguments["exclude"] not in name}
             return scaled(counted, arguments["max_norm"])
         cap = arguments.get("max_norm", math.inf)
-        limit = arguments.get("overrides", {}).get("0/0", cap)
+        limit = arguments.get("overrides", {}).get(f"{index}/0", cap)
         total = norm(gradients, p)
         if "percentile" in arguments:
             history.append(total)
@@ -272,14 +287,17 @@ def _cosine(first: Gradients, second: Gradients) -> float:
     return float(one @ other / (one.norm() * other.norm()))
 
 
-SAMPLED = (0, 1, 2, 4, 6)  # with every_n_steps=2, of eight steps
+def sampled(steps: int) -> list[int]:
+    """Return the steps that a detector samples with ``every_n_steps=2``, of so many."""
+    return [step for step in range(steps) if step % 2 == 0 or step == 1]
 
 
-def detected(steps: Sequence[Step], saturated: str, sampled: Sequence[int]) -> Series:
+def detected(steps: Sequence[Step], saturated: str) -> Series:
     """Return losses, norms of layers at the sampled steps and numbers of units, as a ``PathologyDetector`` has them."""
-    found: Series = {step.number: {"loss": step.loss} for step in steps if step.number <= sampled[-1]}
+    samples = sampled(len(steps))
+    found: Series = {step.number: {"loss": step.loss} for step in steps if step.number <= samples[-1]}
     for step in steps:
-        if step.number not in sampled:
+        if step.number not in samples:
             continue
         values = found[step.number]
         for layer in {name.rpartition(".")[0]: None for name in step.gradients}:
@@ -295,14 +313,12 @@ def detected(steps: Sequence[Step], saturated: str, sampled: Sequence[int]) -> S
     return found
 
 
-def curvature(
-    net: nn.Module, plan: Plan, steps: Sequence[Step], at: Sequence[int], arguments: Mapping[str, Any]
-) -> Series:
-    """Return what a ``HessianSpectrum`` finds after the steps ``at``, by dense eigenvalues."""
+def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapping[str, Any]) -> Series:
+    """Return what a ``HessianSpectrum`` finds, by dense eigenvalues."""
     net = copy.deepcopy(net).double()
     found: Series = {}
     for step in steps:
-        if step.number not in at:
+        if (step.number + 1) % arguments["every_n_steps"]:
             continue
         names = list(step.gradients)
         sizes = [step.after[name].numel() for name in names]
@@ -327,7 +343,7 @@ def curvature(
         if momentum is not None:
             entry["curvature/sharpness_times_lr"] = float(values.max()) * step.lr
             entry["curvature/stability"] = float(values.max()) * step.lr / (2 + 2 * momentum)
-        entry["curvature/probe_loss"] = float(loss(flat))
+        entry["curvature/probe_loss"] = float(loss(flat).detach())
         entry["curvature/trace"] = float(hessian.trace())
         start = 0
         blocks: dict[str, list[int]] = {}
@@ -363,6 +379,6 @@ def losses_while_rates_grow(
         loss = loss_of(net, micro)
         loss.backward()
         optimizer.step()
-        average = 0.98 * average + 0.02 * float(loss)
+        average = 0.98 * average + 0.02 * float(loss.detach())
         found[number] = {"loss": average / (1 - 0.98 ** (number + 1))}
     return found
