@@ -20,10 +20,10 @@ Weights = Sequence[Mapping[str, torch.Tensor]]
 def networks(row: Row, way: cases.Way, plan: Plan) -> dict[str, torch.nn.Module]:
     """Return the networks that a run begins with."""
     torch.manual_seed(0)
-    found = {name: cases.network() for name in way.networks}
+    found = {name: cases.network().to(way.dtype) for name in way.networks}
     if row.callback == "WeightInitialization":
         ((_, arguments),) = row.callbacks
-        everything, (x, _) = Holder(found), plan.probe[0]  # the share of rank 0
+        everything, x = Holder(found), plan.probe[0][0].to(way.dtype)  # the share of rank 0
         path = trace_signal_path(everything, lambda: everything(x))
         generator = torch.Generator().manual_seed(arguments["seed"])
         with torch.no_grad():
@@ -37,7 +37,7 @@ def expected(row: Row, way: cases.Way, rates: Series) -> tuple[Series, list[Mapp
     """Return what the oracle says of a row: its series, and the weights before the first step and after each."""
     plan = way.plan(row.poison)
     if way.foreign_rates:
-        plan = replace(plan, rates=[rates[number]["lr"] for number in range(len(plan.windows))])
+        plan = replace(plan, rates=[(rates[step]["lr"], rates[step]["after"]) for step in range(len(plan.windows))])
     series: Series = {}
     weights: list[dict[str, torch.Tensor]] = [{} for _ in range(len(plan.windows) + 1)]
     for index, (name, net) in enumerate(networks(row, way, plan).items()):
@@ -63,8 +63,8 @@ def measured(row: Row, holder: Holder, plan: Plan, steps: Sequence[Step]) -> Ser
         return reference.monitored(steps, arguments, clipped=len(row.callbacks) > 1)
     if name == "PathologyDetector":
         poisoned = next((step.number for step in steps if math.isnan(step.loss)), None)
-        found = reference.detected(steps, cases.SATURATED)
-        return {poisoned: {"nonfinite/input data": 1.0}} if poisoned is not None else found
+        found = reference.detected(steps)
+        return {poisoned: {"nonfinite/step": 1.0, "nonfinite/input data": 1.0}} if poisoned is not None else found
     if name == "HessianSpectrum":
         return reference.curvature(holder, plan, steps, arguments)
     if name == "GradientClipping":
@@ -105,16 +105,17 @@ def worst_of_series(row: Row, found: Series, wanted: Series) -> tuple[float, str
     return worst, where
 
 
-def worst_of_weights(found: Weights, wanted: Weights) -> tuple[float, str]:
-    """Return the largest difference of weights, relative to how far they have moved."""
+def worst_of_weights(found: Weights, wanted: Weights, rounding: float) -> tuple[float, str]:
+    """Return the largest difference of weights beyond ``rounding``, relative to how far they have moved."""
     if len(found) != len(wanted):
         return math.inf, f"{len(found) - 1} steps for {len(wanted) - 1}"
     worst, where = 0.0, ""
     for number, (here, there) in enumerate(zip(found, wanted, strict=True)):
         moved = max(float((there[name] - wanted[0][name]).abs().max()) for name in there)
         for name, value in there.items():
-            off = float((here[name].double() - value).abs().max())
-            size = moved or 1e-2  # of the first, to which those that follow add up
+            largest = float(value.abs().max())
+            off = max(0.0, float((here[name].double() - value).abs().max()) - largest * rounding)
+            size = moved or largest
             error = math.inf if math.isnan(off) else off / size
             if error > worst:
                 worst, where = error, f"after step {number - 1}: {name} is off by {off:.3g}, moved by {moved:.3g}"
@@ -144,40 +145,45 @@ def faults(row: Row, column: Column, found: cases.Outcome, bare: cases.Outcome, 
             wrong.append("weights are not put back")
     elif not row.weights and not same_bits(found.weights, bare.weights):
         wrong.append("training differs from that without it")
-    if isinstance(wanted, NotOffered):
-        if row.reads and any(key.startswith(row.reads) for values in found.series.values() for key in values):
-            wrong.append("it is offered")
-        if rank == 0 and wanted.said and sum(wanted.said in each for each in found.said) != 1:
-            wrong.append(f"must be said once: {wanted.said!r}; said: {found.said}")
-        return wrong
     if found.failure is not None:
         wrong.append(f"disabled: {found.failure}")
-    within = wanted.within or (column.spectrum_within if row.spectral else column.within)
-    wrong += [
-        f"{error:.2g} > {within:.2g}, {where}" for error, where in errors(row, column, found, rank) if error > within
-    ]
-    return wrong
+    within, absent = column.spectrum_within if row.spectral else column.within, ()
+    if isinstance(wanted, NotOffered):
+        absent = wanted.keys or row.reads
+        if wanted.said and sum(wanted.said in each for each in found.said) != (rank == 0):
+            wrong.append(f"must be said once: {wanted.said!r}; said: {found.said}")
+    elif wanted.within is not None:
+        within = wanted.within
+    differences = errors(row, column, found, rank, absent)
+    return wrong + [f"{error:.2g} > {within:.2g}, {where}" for error, where in differences if error > within]
 
 
-def errors(row: Row, column: Column, found: cases.Outcome, rank: int) -> list[tuple[float, str]]:
-    """Return the largest differences to the oracle, and where."""
+def errors(
+    row: Row, column: Column, found: cases.Outcome, rank: int, absent: tuple[str, ...]
+) -> list[tuple[float, str]]:
+    """Return the largest differences to the oracle, and where; what begins like ``absent`` must be."""
     way = cases.WAYS[column.name]
     if row.callback == "lr_range_test":
         rates = [each["lr"] for each in found.rates.values()]
         plan = way.plan(False)
         (net,) = networks(row, way, plan).values()
-        wanted = reference.losses_while_rates_grow(net, itertools.cycle(way.micro_batches(False)), rates, plan)
+        wanted = reference.losses_while_rates_grow(
+            net, itertools.cycle(way.micro_batches(False)[: way.batches]), rates, plan
+        )
         return [worst_of_series(row, found.series, wanted)]
     series, weights = expected(row, way, found.rates)
     measured = found.rates if row.callback in cases.SCHEDULES else found.series
     if way.foreign_rates and row.callback in cases.SCHEDULES:
         first = range(way.batches)
         series, measured = ({step: each[step] for step in first} for each in (reference_rates(row, way), measured))
+    if way.averages and row.callback == "LastCheckpoint":
+        series = {0: found.final}
+    series = {step: {k: v for k, v in values.items() if not k.startswith(absent)} for step, values in series.items()}
     checks = []
     if row.reads and not (rank > 0 and "grad_histogram/" in row.reads):  # one rank logs
         checks.append(worst_of_series(row, measured, series))
     if row.weights:
-        checks.append(worst_of_weights(found.weights, weights))
+        checks.append(worst_of_weights(found.weights, weights, torch.finfo(way.dtype).eps))
     return checks
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_gradtools._lightning.schedulers import range_test
+from lightning_gradtools._lightning.strategy import require_automatic_optimization, require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, integer, number
 from lightning_gradtools.reporting.figures.learning_rate import range_test_curve
 from lightning_gradtools.reporting.loggers import log_figure
@@ -86,11 +87,13 @@ def lr_range_test(
         folder: where the PNG goes; left out, the trainer's ``default_root_dir``.
 
     Raises:
-        ArgumentError: if an argument is out of its range.
+        ArgumentError: if an argument is out of its range; for manual optimisation; under FSDP1 and DeepSpeed.
     """
     number("min_lr", min_lr, above=0)
     number("max_lr", max_lr, above=min_lr)
     integer("num_steps", num_steps, at_least=20)
+    require_whole_gradients(trainer, "lr_range_test")
+    require_automatic_optimization(module, "the finder looks at the loss and the rate of a step that Lightning takes")
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ArgumentError("fast_dev_run=True: must be off for a range test, which Lightning else skips")
     finder = range_test(trainer, min_lr, max_lr, num_steps)

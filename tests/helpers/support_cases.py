@@ -1,6 +1,5 @@
 """The runs of the support matrix: how a column trains, and what a row's callbacks found there."""
 
-import copy
 import functools
 import logging
 import math
@@ -22,6 +21,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from support.matrix import ROWS, Callbacks, Row
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
@@ -40,14 +40,13 @@ from lightning_gradtools.reporting.loggers import LoggerAdapter
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 LBFGS = functools.partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
-SATURATED = "net.1"  # the activation with one unit that never leaves its flat side
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def network() -> nn.Sequential:
     net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
     with torch.no_grad():
-        net[0].bias[3] = 20.0
+        net[0].bias[3] = 20.0  # a unit that never leaves its flat side
     return net
 
 
@@ -262,6 +261,8 @@ class Way:
         networks: names of the networks of the module, one for each optimizer.
         scaler: whether a loss scaler skips steps whose gradients are not finite.
         foreign_rates: whether another callback has the learning rate from the second epoch on.
+        averages: whether another callback puts averages in the place of the weights at the end.
+        dtype: of the weights.
     """
 
     module: Callable[[], LightningModule] = Fitted
@@ -277,6 +278,8 @@ class Way:
     networks: tuple[str, ...] = ("net",)
     scaler: bool = False
     foreign_rates: bool = False
+    averages: bool = False
+    dtype: torch.dtype = torch.float32
 
     def micro_batches(self, poison: bool) -> list[MicroBatch]:
         """Return all micro-batches of an epoch, each a share for every rank with a batch of its own."""
@@ -326,9 +329,9 @@ FSDP2 = Way(module=FullySharded, settings=model_parallel(2, 1), shares=2)
 WAYS: dict[str, Way] = {
     "single": Way(),
     "bf16-mixed": Way(settings=lambda: {"precision": "bf16-mixed"}),
-    "bf16-true": Way(settings=lambda: {"precision": "bf16-true"}),
+    "bf16-true": Way(settings=lambda: {"precision": "bf16-true"}, dtype=torch.bfloat16),
     "16-mixed": Way(settings=scaled, scaler=True),
-    "64-true": Way(settings=lambda: {"precision": "64-true"}),
+    "64-true": Way(settings=lambda: {"precision": "64-true"}, dtype=torch.float64),
     "compiled before": Way(module=lambda: torch.compile(Fitted(), backend="aot_eager")),
     "compiled inside": Way(module=Compiled),
     "accumulation": Way(settings=lambda: {"accumulate_grad_batches": 3}, windows=(3,)),
@@ -345,11 +348,12 @@ WAYS: dict[str, Way] = {
     "CombinedLoader": Way(module=Combined, load=combined),
     "SWA": Way(
         settings=lambda: {"max_epochs": 2},
-        beside=lambda: [lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)],
+        beside=lambda: [lightning_callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2)],
         windows=(1, 1),
         foreign_rates=True,
+        averages=True,
     ),
-    "EMA": Way(beside=averaging),
+    "EMA": Way(beside=averaging, averages=True),
     "accumulation scheduler": Way(
         settings=lambda: {"max_epochs": 2},
         beside=lambda: [lightning_callbacks.GradientAccumulationScheduler({0: 1, 1: 2})],
@@ -391,6 +395,14 @@ def whole(tensor: Tensor) -> Tensor:
     return full.detach().clone().cpu()
 
 
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    return {plain(name): whole(each) for name, each in module.named_parameters()}
+
+
+def sums(tensors: dict[str, Tensor]) -> dict[str, float]:
+    return {f"checkpoint/{name}": float(each.double().sum()) for name, each in tensors.items()}
+
+
 class Spy(Callback):
     """Keeps the weights before the first step and after each, and the learning rate of each.
 
@@ -412,10 +424,16 @@ class Spy(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not trainer.fit_loop._should_accumulate():
+            number = len(self.outcome.weights) - 1
+            if number in self.outcome.rates:
+                self.outcome.rates[number]["after"] = float(trainer.optimizers[0].param_groups[0]["lr"])
             self._keep(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = len(self.outcome.weights) - 2
+        self.outcome.final = {
+            f"checkpoint/{name}": float(each.double().sum()) for name, each in weights(pl_module).items()
+        }
         self.outcome.series = measured(self.callbacks, trainer.logger)
         for name, value in trainer.callback_metrics.items():
             if name.startswith("clip/skipped_steps"):
@@ -430,7 +448,7 @@ class Spy(Callback):
             torch.save(self.outcome, f"{self.folder}/{trainer.global_rank}")
 
     def _keep(self, module: LightningModule) -> None:
-        self.outcome.weights.append({plain(name): whole(each) for name, each in module.named_parameters()})
+        self.outcome.weights.append(weights(module))
 
 
 class Recorder(DummyLogger):
@@ -459,7 +477,8 @@ class Outcome:
     Attributes:
         weights: before the first step and after each.
         series: what the first callback measured.
-        rates: the learning rate of each step.
+        rates: the learning rate of each step, and that after it.
+        final: sums of the weights when the fit ended.
         error: what was refused.
         failure: what switched the first callback off.
         said: warnings.
@@ -468,6 +487,7 @@ class Outcome:
     weights: list[dict[str, Tensor]] = field(default_factory=list)
     series: Series = field(default_factory=dict)
     rates: Series = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
     error: str = ""
     failure: str | None = None
     said: list[str] = field(default_factory=list)
@@ -489,7 +509,7 @@ def measured(callbacks: Sequence[Any], logger: Any) -> Series:
     kind = type(callback).__name__
     if kind == "GradientMonitor":
         found = {record.step: dict(record.values) for record in callback.history}
-        for step, values in getattr(logger, "histograms", {}).items():
+        for step, values in logger.histograms.items() if isinstance(logger, Recorder) else ():
             found.setdefault(step, {}).update(values)
     elif kind == "HessianSpectrum":
         found = {step: dict(values) for step, values in callback.history}
@@ -512,7 +532,7 @@ def _detected(detector: Any) -> Series:
             values[f"units/{site.name}/units"] = float(site.units)
             values[f"units/{site.name}/saturated"] = float(site.saturated)
     for event in detector.history.nonfinite[:1]:
-        found.setdefault(event.step, {})[f"nonfinite/{event.direction}"] = 1.0
+        found.setdefault(event.step, {}).update({"nonfinite/step": 1.0, f"nonfinite/{event.direction}": 1.0})
     return found
 
 
@@ -520,7 +540,7 @@ def _saved(path: str) -> dict[str, float]:
     """Return the sums of the weights in a checkpoint."""
     found = torch.load(Path(path), weights_only=False)
     state = found.get("current_model_state", found["state_dict"])  # where the others are averages
-    return {f"checkpoint/{plain(name)}": float(whole(each).double().sum()) for name, each in state.items()}
+    return sums({plain(name): whole(each) for name, each in state.items()})
 
 
 # --- runs
@@ -545,7 +565,7 @@ def train(way: Way, callbacks: Callbacks, poison: bool, folder: str | None = Non
             run = Trainer(callbacks=[*ours, *way.beside(), Spy(found, ours, folder)], **settings)
             module = way.module()
             run.fit(module, datamodule=Loading(way, poison))
-        except (ArgumentError, ValueError) as error:
+        except (ArgumentError, MisconfigurationException) as error:
             found.error = str(error)
     found.said = [str(each.message) for each in said]
     return found
@@ -573,10 +593,10 @@ def range_test(way: Way) -> Outcome:
         warnings.simplefilter("ignore")
         try:
             run, module = Trainer(callbacks=way.beside(), **{**settings, **way.settings()}), way.module()
-            before = copy.deepcopy({plain(name): whole(each) for name, each in module.named_parameters()})
+            before = weights(module)
             result = lightning_gradtools.lr_range_test(run, module, Loading(way, False), num_steps=20, max_lr=0.1)
-            after = {plain(name): whole(each) for name, each in module.named_parameters()}
-            found.weights = [before, after]
+            after = weights(module)
+            found.weights = [{name: each.to(after[name].dtype) for name, each in before.items()}, after]
             found.rates = {number: {"lr": rate} for number, rate in enumerate(result.rates)}
             found.series = {number: {"loss": loss} for number, loss in enumerate(result.losses)}
         except Exception as error:
@@ -602,7 +622,8 @@ def walk(column: str) -> dict[str, Outcome]:
     """Make every run of a column on this rank."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if column in STAND_INS:
-        return {name: stood_in(STAND_INS[column], *run) for name, run in _runs().items()}
+        found = {name: stood_in(STAND_INS[column], *run) for name, run in _runs().items()}
+        return found | {key(row): stood_in(STAND_INS[column], None) for row in ROWS if row.callback == "lr_range_test"}
     found = {}
     for name, run in _runs().items():
         found[name] = train(WAYS[column], *run)
@@ -612,15 +633,18 @@ def walk(column: str) -> dict[str, Outcome]:
     return found
 
 
-def stood_in(strategy: type, callbacks: Callbacks, poison: bool) -> Outcome:
-    """Return what callbacks say at the start of a fit, of a strategy that cannot be had here."""
+def stood_in(strategy: type, callbacks: Callbacks | None, poison: bool = False) -> Outcome:
+    """Return what callbacks say at the start of a fit, of a strategy that cannot be had here; or a range test."""
     found, module = Outcome(), Fitted()
     run = Trainer(accelerator="cpu", devices=1, max_epochs=1)
     run._accelerator_connector.strategy = fake = strategy.__new__(strategy)
     fake._optimizers, fake.lr_scheduler_configs = [module.configure_optimizers()], []
     try:
-        for name, arguments in callbacks:
-            make(name, dict(arguments)).on_fit_start(run, module)
+        if callbacks is None:
+            lightning_gradtools.lr_range_test(run, module)
+        else:
+            for name, arguments in callbacks:
+                make(name, dict(arguments)).on_fit_start(run, module)
     except ArgumentError as error:
         found.error = str(error)
     return found

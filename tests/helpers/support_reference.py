@@ -28,14 +28,14 @@ class Plan:
         divisors: what the loss of each window's micro-batches is divided by.
         optimizer: makes it from parameters.
         scaler: whether a loss scaler skips steps whose gradients are not finite.
-        rates: the learning rate of each step, where it is another's; or None.
+        rates: the learning rate of each step and that after it, where they are another's; or None.
     """
 
     windows: list[list[MicroBatch]]
     divisors: list[int]
     optimizer: Callable[..., torch.optim.Optimizer]
     scaler: bool = False
-    rates: Sequence[float] | None = None
+    rates: Sequence[tuple[float, float]] | None = None
 
     @property
     def probe(self) -> MicroBatch:
@@ -58,6 +58,7 @@ class Step:
         small: squared norms of the gradients of each share of each micro-batch by itself.
         sizes: samples of each share of each micro-batch.
         skipped: whether it was not taken.
+        tells_noise: whether it has several shares, all of one size, and none is missing.
     """
 
     number: int
@@ -70,6 +71,7 @@ class Step:
     small: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     skipped: bool = False
+    tells_noise: bool = False
 
 
 class Holder(nn.Module):
@@ -109,7 +111,9 @@ def run(net: nn.Module, plan: Plan, callback: str, arguments: Mapping[str, Any],
     steps = []
     real = 0
     for number, (window, divisor) in enumerate(zip(plan.windows, plan.divisors, strict=True)):
-        lr = base * factor(callback, arguments, real, len(plan.windows)) if plan.rates is None else plan.rates[number]
+        lr = (
+            base * factor(callback, arguments, real, len(plan.windows)) if plan.rates is None else plan.rates[number][0]
+        )
         optimizer.param_groups[0]["lr"] = lr
         step = Step(number=number, lr=lr, before=_copied(named))
         optimizer.step(partial(_closure, net, named, optimizer, window, divisor, clip, plan.scaler, arguments, step))
@@ -137,6 +141,7 @@ def _closure(
             share_loss(net, share).backward()
             step.small.append(norm(_gradients(named)) ** 2)
             step.sizes.append(len(share[0]))
+    step.tells_noise = len(step.sizes) > 1 and len({*step.sizes}) == 1 and len(window) == divisor
     optimizer.zero_grad()
     for micro in window:
         loss = loss_of(net, micro)
@@ -259,13 +264,12 @@ def monitored(steps: Sequence[Step], arguments: Mapping[str, Any], *, clipped: b
                 values[f"{key}/count"] = float(gradient.numel())
                 values[f"{key}/sum"] = float(gradient.sum())
                 values[f"{key}/squares"] = float(gradient.square().sum())
-        if arguments.get("noise_scale") and len(step.sizes) > 1:
-            if len({*step.sizes}) == 1:
-                few, many = step.sizes[0], sum(step.sizes)
-                small, big = sum(step.small) / len(step.small), norm(step.gradients) ** 2
-                signal = 0.95 * signal + 0.05 * (many * big - few * small) / (many - few)
-                trace = 0.95 * trace + 0.05 * (small - big) / (1 / few - 1 / many)
-                weight = 0.95 * weight + 0.05
+        if arguments.get("noise_scale") and step.tells_noise:
+            few, many = step.sizes[0], sum(step.sizes)
+            small, big = sum(step.small) / len(step.small), norm(step.gradients) ** 2
+            signal = 0.95 * signal + 0.05 * (many * big - few * small) / (many - few)
+            trace = 0.95 * trace + 0.05 * (small - big) / (1 / few - 1 / many)
+            weight = 0.95 * weight + 0.05
             values["grad_noise/signal"], values["grad_noise/trace"] = signal / weight, trace / weight
             if signal > 0 and trace > 0:
                 values["grad_noise/scale"] = trace / signal
@@ -292,7 +296,7 @@ def sampled(steps: int) -> list[int]:
     return [step for step in range(steps) if step % 2 == 0 or step == 1]
 
 
-def detected(steps: Sequence[Step], saturated: str) -> Series:
+def detected(steps: Sequence[Step]) -> Series:
     """Return losses, norms of layers at the sampled steps and numbers of units, as a ``PathologyDetector`` has them."""
     samples = sampled(len(steps))
     found: Series = {step.number: {"loss": step.loss} for step in steps if step.number <= samples[-1]}
@@ -309,7 +313,7 @@ def detected(steps: Sequence[Step], saturated: str) -> Series:
             place, _, index = layer.split("/")[1].rpartition(".")
             activation = f"{place}.{int(index) + 1}"
             values[f"units/{activation}/units"] = 8.0
-            values[f"units/{activation}/saturated"] = float(activation == saturated)
+            values[f"units/{activation}/saturated"] = float(index == "0")  # one never leaves its flat side
     return found
 
 
@@ -341,8 +345,9 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
         entry["curvature/sharpness"] = float(values.max())
         momentum = _momentum(plan)
         if momentum is not None:
-            entry["curvature/sharpness_times_lr"] = float(values.max()) * step.lr
-            entry["curvature/stability"] = float(values.max()) * step.lr / (2 + 2 * momentum)
+            lr = step.lr if plan.rates is None else plan.rates[step.number][1]
+            entry["curvature/sharpness_times_lr"] = float(values.max()) * lr
+            entry["curvature/stability"] = float(values.max()) * lr / (2 + 2 * momentum)
         entry["curvature/probe_loss"] = float(loss(flat).detach())
         entry["curvature/trace"] = float(hessian.trace())
         start = 0
@@ -375,10 +380,13 @@ def losses_while_rates_grow(
     average = 0.0
     for number, (micro, rate) in enumerate(zip(batches, rates, strict=False)):
         optimizer.param_groups[0]["lr"] = rate
-        optimizer.zero_grad()
-        loss = loss_of(net, micro)
-        loss.backward()
-        optimizer.step()
-        average = 0.98 * average + 0.02 * float(loss.detach())
+
+        def closure(micro: MicroBatch = micro) -> float:
+            optimizer.zero_grad()
+            loss = loss_of(net, micro)
+            loss.backward()
+            return float(loss.detach())
+
+        average = 0.98 * average + 0.02 * float(optimizer.step(closure))
         found[number] = {"loss": average / (1 - 0.98 ** (number + 1))}
     return found
