@@ -339,7 +339,12 @@ WAYS: dict[str, Way] = {
     "reentrant checkpointing": Way(module=CheckpointedReentrant),
     "manual": Way(module=Manual),
     "two optimizers": Way(module=TwoOptimizers, networks=("net", "other")),
-    "LBFGS": Way(module=lambda: Fitted(LBFGS), optimizer=LBFGS),
+    "LBFGS": Way(
+        module=lambda: Fitted(LBFGS),
+        settings=lambda: {"precision": "64-true"},  # it makes differences of gradients large
+        optimizer=LBFGS,
+        dtype=torch.float64,
+    ),
     "uneven": Way(uneven=True),
     "barebones": Way(settings=lambda: {"barebones": True}),
     "fast_dev_run": Way(settings=lambda: {"fast_dev_run": 3}, batches=3),
@@ -431,9 +436,7 @@ class Spy(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = len(self.outcome.weights) - 2
-        self.outcome.final = {
-            f"checkpoint/{name}": float(each.double().sum()) for name, each in weights(pl_module).items()
-        }
+        self.outcome.final = sums(weights(pl_module))
         self.outcome.series = measured(self.callbacks, trainer.logger)
         for name, value in trainer.callback_metrics.items():
             if name.startswith("clip/skipped_steps"):
@@ -532,7 +535,8 @@ def _detected(detector: Any) -> Series:
             values[f"units/{site.name}/units"] = float(site.units)
             values[f"units/{site.name}/saturated"] = float(site.saturated)
     for event in detector.history.nonfinite[:1]:
-        found.setdefault(event.step, {}).update({"nonfinite/step": 1.0, f"nonfinite/{event.direction}": 1.0})
+        causes = {} if event.direction == "unknown" else {f"nonfinite/{event.direction}": 1.0}
+        found.setdefault(event.step, {}).update({"nonfinite/step": 1.0} | causes)
     return found
 
 
@@ -547,17 +551,22 @@ def _saved(path: str) -> dict[str, float]:
 # ---------------------------------------------------------------------------------------------
 
 
-def train(way: Way, callbacks: Callbacks, poison: bool, folder: str | None = None) -> Outcome:
-    """Train on this rank, and return what came of it."""
-    found = Outcome()
-    ours = [make(name, dict(arguments)) for name, arguments in callbacks]
+def trainer_settings(way: Way, *, forks: bool = False) -> dict[str, Any]:
     settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1}
     settings["logger"] = Recorder()
-    if dist.is_initialized() or folder is not None:
+    if dist.is_initialized() or forks:
         settings |= {"devices": dist.get_world_size() if dist.is_initialized() else 2, "use_distributed_sampler": False}
     settings |= way.settings()
     if settings.get("barebones"):
         del settings["log_every_n_steps"], settings["logger"]
+    return settings
+
+
+def train(way: Way, callbacks: Callbacks, poison: bool, folder: str | None = None) -> Outcome:
+    """Train on this rank, and return what came of it."""
+    found = Outcome()
+    ours = [make(name, dict(arguments)) for name, arguments in callbacks]
+    settings = trainer_settings(way, forks=folder is not None)
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -585,14 +594,11 @@ class Loading(LightningDataModule):
 def range_test(way: Way) -> Outcome:
     """Make a range test, and return its losses, its rates, and the weights before it and after."""
     found = Outcome()
-    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "logger": Recorder()}
-    if dist.is_initialized():
-        settings |= {"devices": dist.get_world_size(), "use_distributed_sampler": False}
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            run, module = Trainer(callbacks=way.beside(), **{**settings, **way.settings()}), way.module()
+            run, module = Trainer(callbacks=way.beside(), **trainer_settings(way)), way.module()
             before = weights(module)
             result = lightning_gradtools.lr_range_test(run, module, Loading(way, False), num_steps=20, max_lr=0.1)
             after = weights(module)

@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -370,23 +370,17 @@ def rates(steps: Sequence[Step]) -> Series:
     return {step.number: {"lr": step.lr} for step in steps}
 
 
-def losses_while_rates_grow(
-    net: nn.Module, batches: Iterator[MicroBatch], rates: Sequence[float], plan: Plan
-) -> Series:
-    """Return the smoothed losses of a range test: of SGD, with one rate a step."""
-    net = copy.deepcopy(net).double()
-    optimizer = plan.optimizer(net.parameters())
+def losses_while_rates_grow(net: nn.Module, plan: Plan, rates: Sequence[float]) -> Series:
+    """Return the smoothed losses of a range test, which goes through the windows again and again."""
+    lengthened = replace(
+        plan,
+        windows=[plan.windows[i % len(plan.windows)] for i in range(len(rates))],
+        divisors=[plan.divisors[i % len(plan.windows)] for i in range(len(rates))],
+        rates=[(rate, rate) for rate in rates],
+    )
     found: Series = {}
     average = 0.0
-    for number, (micro, rate) in enumerate(zip(batches, rates, strict=False)):
-        optimizer.param_groups[0]["lr"] = rate
-
-        def closure(micro: MicroBatch = micro) -> float:
-            optimizer.zero_grad()
-            loss = loss_of(net, micro)
-            loss.backward()
-            return float(loss.detach())
-
-        average = 0.98 * average + 0.02 * float(optimizer.step(closure))
-        found[number] = {"loss": average / (1 - 0.98 ** (number + 1))}
+    for step in run(net, lengthened, "lr_range_test", {}):
+        average = 0.98 * average + 0.02 * step.loss
+        found[step.number] = {"loss": average / (1 - 0.98 ** (step.number + 1))}
     return found

@@ -248,7 +248,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("reentrant checkpointing", "activations computed again, use_reentrant=True"),
     Column("manual", "manual optimisation"),
     Column("two optimizers", "manual optimisation of two networks"),
-    Column("LBFGS", "LBFGS, three evaluations a step"),
+    Column("LBFGS", "LBFGS, three evaluations a step, float64"),
     Column("uneven", "a last batch of fewer samples"),
     Column("barebones", "Trainer(barebones=True)"),
     Column("fast_dev_run", "fast_dev_run=3"),
@@ -295,8 +295,10 @@ CELLS: tuple[Entry, ...] = (
         NotOffered("it reads no gradient, so it is not refused; these strategies need GPUs, so it is not tried"),
     ),
     Entry(
-        ("GradientMonitor", "GradientClipping", "PathologyDetector", "HessianSpectrum", "GradientCheck")
-        + ("WeightInitialization", "WarmupCosineSchedule", "lr_range_test"),
+        (
+            *("GradientMonitor", "GradientClipping", "PathologyDetector", "HessianSpectrum", "GradientCheck"),
+            *("WeightInitialization", "WarmupCosineSchedule", "lr_range_test"),
+        ),
         _GPUS,
         Refused("use ModelParallelStrategy (FSDP2)"),
     ),
@@ -328,9 +330,10 @@ CELLS: tuple[Entry, ...] = (
     ),
     Entry(
         ("PathologyDetector, NaN",),
-        _MANUAL,
+        (*_MANUAL, *_SHARDED),
         NotOffered(
-            "the step is found; it cannot be run again to find the cause", keys=("nonfinite/input", "nonfinite/unknown")
+            "the step is found; it cannot be run again on a copy to find the cause",
+            keys=("nonfinite/input data",),
         ),
     ),
     Entry(
@@ -353,7 +356,9 @@ CELLS: tuple[Entry, ...] = (
     Entry(("TorchLRScheduler",), _MANUAL, Refused("must not be used with manual optimisation")),
     Entry(("WarmupCosineSchedule",), ("no length",), Refused("must be given, because this run has no known end")),
     Entry(("LastCheckpoint",), ("barebones",), Refused("enable_checkpointing=False")),
+    Entry(("ProgressBar",), ("barebones",), Refused("enable_progress_bar=False")),
     Entry(("LastCheckpoint",), ("fast_dev_run",), NotOffered("a trial run saves nothing")),
+    Entry(("lr_range_test",), _SHARDED, Refused("cannot put back weights that are split over ranks")),
     Entry(("lr_range_test",), ("fast_dev_run",), Refused("fast_dev_run=True: must be off")),
 )
 
