@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.schedulers import RangeTestCurve, range_test
 from lightning_gradtools._lightning.strategy import (
+    gathers_nothing,
     is_strategy,
     require_automatic_optimization,
     require_whole_gradients,
@@ -102,7 +103,8 @@ def lr_range_test(
 
     Raises:
         ArgumentError: if an argument is out of its range; for manual optimisation; for
-            strategies that split weights over ranks (FSDP, tensor parallelism, DeepSpeed).
+            strategies that split weights over ranks (FSDP, tensor parallelism, DeepSpeed), or
+            that fork or spawn ranks.
     """
     number("min_lr", min_lr, above=0)
     number("max_lr", max_lr, above=min_lr)
@@ -112,6 +114,11 @@ def lr_range_test(
         raise ArgumentError(
             "strategy=ModelParallelStrategy: lr_range_test cannot put back weights that are split over ranks; make the"
             " test on one device or under DDP"
+        )
+    if gathers_nothing(trainer):
+        raise ArgumentError(
+            f"strategy={type(trainer.strategy).__name__}, ranks forked or spawned: it leaves what lr_range_test finds"
+            ' in the processes it starts; use "ddp", or one device'
         )
     require_automatic_optimization(module, "the finder looks at the loss and the rate of a step that Lightning takes")
     if trainer.fast_dev_run:  # type: ignore[attr-defined]

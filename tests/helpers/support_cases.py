@@ -39,7 +39,8 @@ from lightning_gradtools.arguments import ArgumentError
 from lightning_gradtools.reporting.loggers import LoggerAdapter
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-LBFGS = functools.partial(torch.optim.LBFGS, lr=0.1, max_iter=3)
+# A longer memory of clipped gradients is chaotic: roundings grow a millionfold within eight steps.
+LBFGS = functools.partial(torch.optim.LBFGS, lr=0.1, max_iter=2, history_size=1)
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -261,6 +262,8 @@ class Way:
         networks: names of the networks of the module, one for each optimizer.
         scaler: whether a loss scaler skips steps whose gradients are not finite.
         foreign_rates: whether another callback has the learning rate from the second epoch on.
+        ranks_before: number of ranks of the first epoch, which another run made that this goes on from; 0 if none did.
+        unused: whether the module has a layer that its forward pass does not call.
         averages: whether another callback puts averages in the place of the weights at the end.
         dtype: of the weights.
     """
@@ -278,30 +281,30 @@ class Way:
     networks: tuple[str, ...] = ("net",)
     scaler: bool = False
     foreign_rates: bool = False
+    ranks_before: int = 0
+    unused: bool = False
     averages: bool = False
     dtype: torch.dtype = torch.float32
 
-    def micro_batches(self, poison: bool) -> list[MicroBatch]:
+    def micro_batches(self, poison: bool, shares: int) -> list[MicroBatch]:
         """Return all micro-batches of an epoch, each a share for every rank with a batch of its own."""
         data = global_batches(poison)
         if self.uneven:
             data[-1] = data[-1][0][:5], data[-1][1][:5]
-        n = self.shares
-        return [[(x[i::n], y[i::n]) for i in range(n)] for x, y in data]
+        return [[(x[i::shares], y[i::shares]) for i in range(shares)] for x, y in data]
 
     def plan(self, poison: bool) -> Plan:
-        micro = self.micro_batches(poison)[: self.batches]
-        windows = [(micro[i : i + k], k) for k in self.windows for i in range(0, len(micro), k)]
+        windows: list[tuple[list[MicroBatch], int]] = []
+        for epoch, k in enumerate(self.windows):
+            shares = self.ranks_before if self.ranks_before and not epoch else self.shares
+            micro = self.micro_batches(poison, shares)[: self.batches]
+            windows += [(micro[i : i + k], k) for i in range(0, len(micro), k)]
         return Plan(
             windows=[window for window, _ in windows],
             divisors=[k for _, k in windows],
             optimizer=self.optimizer,
             scaler=self.scaler,
         )
-
-    def loader(self, poison: bool) -> Any:
-        rank = dist.get_rank() if dist.is_initialized() else 0
-        return self.load([micro[rank // self.copies] for micro in self.micro_batches(poison)])
 
 
 def ddp(**options: Any) -> Callable[[], dict[str, Any]]:
@@ -365,7 +368,7 @@ WAYS: dict[str, Way] = {
         windows=(1, 2),
     ),
     "DDP": Way(settings=ddp(), shares=2),
-    "DDP, unused": Way(module=WithUnused, settings=ddp(find_unused_parameters=True), shares=2),
+    "DDP, unused": Way(module=WithUnused, settings=ddp(find_unused_parameters=True), shares=2, unused=True),
     "DDP, static graph": Way(settings=ddp(static_graph=True), shares=2),
     "DDP, bucket view": Way(settings=ddp(gradient_as_bucket_view=True), shares=2),
     "DDP, fp16 hook": Way(settings=ddp(ddp_comm_hook=fp16_compress_hook), shares=2),
@@ -380,6 +383,8 @@ WAYS: dict[str, Way] = {
     "FSDP2, compiled": replace(FSDP2, module=ShardedAndCompiled),
     "TP": Way(module=TensorParallel, settings=model_parallel(1, 2), copies=2),
     "FSDP2 x TP": Way(module=ShardedBothWays, settings=model_parallel(2, 2), shares=2, copies=2),
+    "resumed, 1 to 2": Way(settings=lambda: {**ddp()(), "max_epochs": 2}, shares=2, windows=(1, 1), ranks_before=1),
+    "resumed, 2 to 1": Way(settings=lambda: {"max_epochs": 2}, windows=(1, 1), ranks_before=2),
     "HSDP": Way(module=HybridSharded, settings=model_parallel(4, 1), shares=4),
 }
 SCHEDULES = ("WarmupCosineSchedule", "TorchLRScheduler")
@@ -562,18 +567,43 @@ def trainer_settings(way: Way, *, forks: bool = False) -> dict[str, Any]:
     return settings
 
 
-def train(way: Way, callbacks: Callbacks, poison: bool, folder: str | None = None) -> Outcome:
-    """Train on this rank, and return what came of it."""
+class FirstEpoch(Callback):
+    """Ends training after the first epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def train(
+    way: Way,
+    callbacks: Callbacks,
+    poison: bool,
+    folder: str | None = None,
+    save: Path | None = None,
+    resume: Path | None = None,
+) -> Outcome:
+    """Train on this rank, and return what came of it.
+
+    Args:
+        way: of the column.
+        callbacks: of the row.
+        poison: the data, or not.
+        folder: where ranks that Lightning starts leave what they have.
+        save: where to save after the first epoch, with which it ends then.
+        resume: what to go on from.
+    """
     found = Outcome()
     ours = [make(name, dict(arguments)) for name, arguments in callbacks]
     settings = trainer_settings(way, forks=folder is not None)
+    first = [] if save is None else [FirstEpoch(), lightning_callbacks.ModelCheckpoint(save.parent, save.stem)]
     torch.manual_seed(0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            run = Trainer(callbacks=[*ours, *way.beside(), Spy(found, ours, folder)], **settings)
+            run = Trainer(callbacks=[*ours, *way.beside(), Spy(found, ours, folder), *first], **settings)
             module = way.module()
-            run.fit(module, datamodule=Loading(way, poison))
+            kept = {} if resume is None else {"ckpt_path": resume, "weights_only": False}
+            run.fit(module, datamodule=Loading(way, poison), **kept)
         except (ArgumentError, MisconfigurationException) as error:
             found.error = str(error)
     found.said = [str(each.message) for each in said]
@@ -585,20 +615,21 @@ class Loading(LightningDataModule):
 
     def __init__(self, way: Way, poison: bool) -> None:
         super().__init__()
-        self.way, self.poison = way, poison
+        self.load, self.copies, self.batches = way.load, way.copies, way.micro_batches(poison, way.shares)
 
     def train_dataloader(self) -> Any:
-        return self.way.loader(self.poison)
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        return self.load([micro[rank // self.copies] for micro in self.batches])
 
 
-def range_test(way: Way) -> Outcome:
+def range_test(way: Way, *, forks: bool = False) -> Outcome:
     """Make a range test, and return its losses, its rates, and the weights before it and after."""
     found = Outcome()
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            run, module = Trainer(callbacks=way.beside(), **trainer_settings(way)), way.module()
+            run, module = Trainer(callbacks=way.beside(), **trainer_settings(way, forks=forks)), way.module()
             before = weights(module)
             result = lightning_gradtools.lr_range_test(run, module, Loading(way, False), num_steps=20, max_lr=0.1)
             after = weights(module)
@@ -624,15 +655,26 @@ def _runs() -> dict[str, tuple[Callbacks, bool]]:
     return bare | {key(row): (row.callbacks, row.poison) for row in ROWS if row.callback != "lr_range_test"}
 
 
-def walk(column: str) -> dict[str, Outcome]:
-    """Make every run of a column on this rank."""
+def walk_before(column: str, folder: Path) -> None:
+    """Make the first epoch of every run of a column that goes on from it, and save it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    way = WAYS[column]
+    before = way.ranks_before
+    start = replace(way, shares=before, settings=lambda: {**(ddp()() if before > 1 else {}), "max_epochs": 2})
+    for number, run in enumerate(_runs().values()):
+        train(start, *run, save=folder / f"{number}.ckpt")
+
+
+def walk(column: str, folder: Path) -> dict[str, Outcome]:
+    """Make every run of a column on this rank; where it goes on from others, they are in ``folder``."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     if column in STAND_INS:
         found = {name: stood_in(STAND_INS[column], *run) for name, run in _runs().items()}
         return found | {key(row): stood_in(STAND_INS[column], None) for row in ROWS if row.callback == "lr_range_test"}
     found = {}
-    for name, run in _runs().items():
-        found[name] = train(WAYS[column], *run)
+    for number, (name, run) in enumerate(_runs().items()):
+        resume = folder / f"{number}.ckpt" if WAYS[column].ranks_before else None
+        found[name] = train(WAYS[column], *run, resume=resume)
         if column in ("compiled before", "compiled inside", "FSDP2, compiled"):
             torch.compiler.reset()
     found |= {key(row): range_test(WAYS[column]) for row in ROWS if row.callback == "lr_range_test"}
@@ -669,6 +711,11 @@ def walk_started_by_lightning(column: str, result: str) -> None:
                 path = Path(folder) / str(rank)
                 found[name] = torch.load(path, weights_only=False) if path.exists() else error
             os.chdir("/")
+    for row in ROWS:
+        if row.callback == "lr_range_test":
+            tested = range_test(WAYS[column], forks=True)
+            for found in ranks:
+                found[key(row)] = tested
     torch.save(ranks, result)
 
 
@@ -681,4 +728,9 @@ def walked(column: str, ranks: int, folder: Path) -> list[dict[str, Outcome]]:
         process.join()
         found: list[dict[str, Outcome]] = torch.load(folder / "result", weights_only=False)
         return found
-    return [walk(column)] if ranks == 1 else launch(walk, column, world_size=ranks)
+    before = 0 if column in STAND_INS else WAYS[column].ranks_before
+    if before == 1:
+        walk_before(column, folder)
+    elif before:
+        launch(walk_before, column, folder, world_size=before)
+    return [walk(column, folder)] if ranks == 1 else launch(walk, column, folder, world_size=ranks)

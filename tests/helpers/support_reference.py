@@ -75,12 +75,12 @@ class Step:
 
 
 class Holder(nn.Module):
-    """Networks under their names; called, it adds up what they return."""
+    """Networks under their names; called, it adds up what they return; the uncalled have no part in that."""
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], **uncalled: nn.Module) -> None:
         super().__init__()
         self._names = [*networks]
-        for name, network in networks.items():
+        for name, network in {**networks, **uncalled}.items():
             self.add_module(name, network)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -358,6 +358,8 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
         for layer, rows in blocks.items():
             block = torch.linalg.eigvalsh(hessian[rows][:, rows])
             entry[f"curvature/top_eigenvalue/{layer}"] = float(block[block.abs().argmax()])
+        for name in step.after.keys() - step.gradients.keys():
+            entry[f"curvature/top_eigenvalue/{name.rpartition('.')[0]}"] = 0.0
     return found
 
 

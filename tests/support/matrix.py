@@ -248,7 +248,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("reentrant checkpointing", "activations computed again, use_reentrant=True"),
     Column("manual", "manual optimisation"),
     Column("two optimizers", "manual optimisation of two networks"),
-    Column("LBFGS", "LBFGS, three evaluations a step, float64"),
+    Column("LBFGS", "LBFGS, two evaluations a step, float64"),
     Column("uneven", "a last batch of fewer samples"),
     Column("barebones", "Trainer(barebones=True)"),
     Column("fast_dev_run", "fast_dev_run=3"),
@@ -274,6 +274,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("FSDP2, compiled", "torch.compile of the sharded network", 2, spectrum_within=2e-2),
     Column("TP", "ModelParallelStrategy, two layers split, the last one not, 2 ranks", 2, slow=False),
     Column("FSDP2 x TP", "both, on 4 ranks", 4, spectrum_within=2e-2, slow=False),
+    Column("resumed, 1 to 2", "the second epoch on 2 ranks of DDP, the first on one", 2),
+    Column("resumed, 2 to 1", "the second epoch on one, the first on 2 ranks of DDP"),
     Column("HSDP", "shards within pairs of ranks, copies between, on 4 ranks", 4, spectrum_within=2e-2),
     Column("FSDP1", "FSDPStrategy; a stand-in for it, as it needs GPUs", slow=False),
     Column("DeepSpeed", "DeepSpeedStrategy; a stand-in for it, as it needs GPUs", slow=False),
@@ -286,6 +288,7 @@ _SHARDED = (
 _GPUS = ("FSDP1", "DeepSpeed")
 _SEVERAL = ("DDP", "DDP, unused", "DDP, static graph", "DDP, bucket view", "DDP, fp16 hook", "DDP, uneven")
 _NOISY = (*_SEVERAL, "DDP, accumulation", "ddp_fork", "ddp_spawn", "accumulation", "accumulation scheduler")
+_NOISY = (*_NOISY, "resumed, 1 to 2")
 _ALONE = tuple(each.name for each in COLUMNS if each.name not in (*_NOISY, *_MANUAL, *_SHARDED, *_GPUS))
 
 CELLS: tuple[Entry, ...] = (
@@ -358,6 +361,7 @@ CELLS: tuple[Entry, ...] = (
     Entry(("LastCheckpoint",), ("barebones",), Refused("enable_checkpointing=False")),
     Entry(("ProgressBar",), ("barebones",), Refused("enable_progress_bar=False")),
     Entry(("LastCheckpoint",), ("fast_dev_run",), NotOffered("a trial run saves nothing")),
+    Entry(("lr_range_test",), ("ddp_fork", "ddp_spawn"), Refused("in the processes it starts")),
     Entry(("lr_range_test",), _SHARDED, Refused("cannot put back weights that are split over ranks")),
     Entry(("lr_range_test",), ("fast_dev_run",), Refused("fast_dev_run=True: must be off")),
 )
