@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
@@ -459,12 +459,20 @@ class Spy(Callback):
         self.outcome.weights.append(weights(module))
 
 
-class Recorder(DummyLogger):
+class Recorder(Logger):
     """A logger that keeps histograms."""
+
+    name, version = "recorder", 0
 
     def __init__(self) -> None:
         super().__init__()
         self.histograms: Series = {}
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, *_: Any) -> None:
+        pass
 
 
 class RecorderAdapter(LoggerAdapter):
