@@ -320,6 +320,7 @@ def detected(steps: Sequence[Step]) -> Series:
 def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapping[str, Any]) -> Series:
     """Return what a ``HessianSpectrum`` finds, by dense eigenvalues."""
     net = copy.deepcopy(net).double()
+    micro_batches = [micro for window in plan.windows for micro in window]
     found: Series = {}
     for step in steps:
         if (step.number + 1) % arguments["every_n_steps"]:
@@ -331,14 +332,15 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
             parts = {name: part.view_as(step.after[name]) for name, part in zip(names, flat.split(sizes), strict=True)}
             losses = [
                 (functional_call(net, {**step.after, **parts}, (x.double(),)) - y.double()).square().mean()
-                for x, y in plan.probe
+                for micro in micro_batches[: arguments.get("num_batches", 1)]
+                for x, y in micro
             ]
             return torch.stack(losses).mean()
 
         flat = torch.cat([step.after[name].reshape(-1) for name in names])
         hessian = torch.autograd.functional.hessian(loss, flat)
         values = torch.linalg.eigvalsh(hessian)
-        order = values.abs().argsort(descending=True)
+        order = (values if arguments.get("which") == "algebraic" else values.abs()).argsort(descending=True)
         entry = found[step.number] = {
             f"curvature/eigenvalue_{i}": float(values[order[i]]) for i in range(arguments["top_k"])
         }
@@ -349,7 +351,10 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
             entry["curvature/sharpness_times_lr"] = float(values.max()) * lr
             entry["curvature/stability"] = float(values.max()) * lr / (2 + 2 * momentum)
         entry["curvature/probe_loss"] = float(loss(flat).detach())
-        entry["curvature/trace"] = float(hessian.trace())
+        if "trace" in arguments:
+            entry["curvature/trace"] = float(hessian.trace())
+        if "density" in arguments:
+            entry["curvature/negative_share"] = 1.0  # stands for a number from 0 to 1
         start = 0
         blocks: dict[str, list[int]] = {}
         for name, size in zip(names, sizes, strict=True):

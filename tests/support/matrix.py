@@ -197,10 +197,35 @@ ROWS: tuple[Row, ...] = (
         ("curvature/top_eigenvalue/",),
         spectral=True,
     ),
+    Row(
+        "HessianSpectrum, algebraic",
+        (
+            (
+                "HessianSpectrum",
+                {"every_n_steps": 4, "top_k": 2, "which": "algebraic", "num_batches": 2, "method": "finite_difference"},
+            ),
+        ),
+        "largest eigenvalues of two probe batches, by finite differences",
+        ("curvature/eigenvalue", "curvature/sharpness", "curvature/probe_loss"),
+        spectral=True,
+    ),
+    Row(
+        "HessianSpectrum, density",
+        (("HessianSpectrum", {"every_n_steps": 8, "top_k": 1, "density": 60}),),
+        "that there is a density, of which a share from 0 to 1 is negative",
+        ("curvature/negative_share",),
+        spectral=True,
+    ),
     Row("GradientCheck", (("GradientCheck", {}),), "that it passes", ("passed",)),
     Row(
         "WeightInitialization, he",
         (("WeightInitialization", {"scheme": "he", "seed": 5, "force": True}),),
+        "first weights, and after each step",
+        weights=True,
+    ),
+    Row(
+        "WeightInitialization, xavier",
+        (("WeightInitialization", {"scheme": "xavier", "seed": 5, "force": True}),),
         "first weights, and after each step",
         weights=True,
     ),
