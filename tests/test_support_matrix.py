@@ -189,6 +189,8 @@ def errors(
         series = {0: found.final}
     series = {step: {k: v for k, v in values.items() if not k.startswith(absent)} for step, values in series.items()}
     checks = []
+    if row.reads and not absent and not any(key.startswith(row.reads) for values in series.values() for key in values):
+        checks.append((math.inf, "there is nothing to compare"))
     if row.reads and not (rank > 0 and "grad_histogram/" in row.reads):  # one rank logs
         checks.append(worst_of_series(row, measured, series))
     if row.weights:

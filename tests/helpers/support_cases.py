@@ -295,14 +295,17 @@ class Way:
 
     def plan(self, poison: bool) -> Plan:
         windows: list[tuple[list[MicroBatch], int]] = []
+        ends: list[int] = []
         for epoch, k in enumerate(self.windows):
             shares = self.ranks_before if self.ranks_before and not epoch else self.shares
             micro = self.micro_batches(poison, shares)[: self.batches]
             windows += [(micro[i : i + k], k) for i in range(0, len(micro), k)]
+            ends.append(len(windows) - 1)
         return Plan(
             windows=[window for window, _ in windows],
             divisors=[k for _, k in windows],
             optimizer=self.optimizer,
+            ends=ends,
             scaler=self.scaler,
         )
 

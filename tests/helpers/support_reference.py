@@ -27,6 +27,7 @@ class Plan:
         windows: the micro-batches of each optimizer step.
         divisors: what the loss of each window's micro-batches is divided by.
         optimizer: makes it from parameters.
+        ends: numbers of the last step of each epoch.
         scaler: whether a loss scaler skips steps whose gradients are not finite.
         rates: the learning rate of each step and that after it, where they are another's; or None.
     """
@@ -34,6 +35,7 @@ class Plan:
     windows: list[list[MicroBatch]]
     divisors: list[int]
     optimizer: Callable[..., torch.optim.Optimizer]
+    ends: Sequence[int] = ()
     scaler: bool = False
     rates: Sequence[tuple[float, float]] | None = None
 
@@ -323,7 +325,8 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
     micro_batches = [micro for window in plan.windows for micro in window]
     found: Series = {}
     for step in steps:
-        if (step.number + 1) % arguments["every_n_steps"]:
+        ends = step.number in plan.ends if "every_n_epochs" in arguments else False
+        if not ends and (step.number + 1) % arguments.get("every_n_steps", 10**9):
             continue
         names = list(step.gradients)
         sizes = [step.after[name].numel() for name in names]
@@ -341,7 +344,7 @@ def curvature(net: nn.Module, plan: Plan, steps: Sequence[Step], arguments: Mapp
         hessian = torch.autograd.functional.hessian(loss, flat)
         values = torch.linalg.eigvalsh(hessian)
         order = (values if arguments.get("which") == "algebraic" else values.abs()).argsort(descending=True)
-        entry = found[step.number] = {
+        entry = found[step.number + ends] = {
             f"curvature/eigenvalue_{i}": float(values[order[i]]) for i in range(arguments["top_k"])
         }
         entry["curvature/sharpness"] = float(values.max())

@@ -125,7 +125,8 @@ _MONITOR: Callbacks = (("GradientMonitor", {**_ALL, "histograms": True}),)
 _DETECTOR: Callbacks = (
     ("PathologyDetector", {"every_n_steps": 2, "on_warning": "log", "on_critical": "log", "table": False}),
 )
-_SPECTRUM: Callbacks = (("HessianSpectrum", {"every_n_steps": 4, "top_k": 2, "per_layer": True, "trace": 40}),)
+_SPECTRUM: Callbacks = (("HessianSpectrum", {"every_n_steps": 3, "top_k": 2, "per_layer": True, "trace": 30}),)
+_DIFFERENCES = {"method": "finite_difference"}
 _CLIPPED = "weights after each step"
 
 
@@ -202,7 +203,13 @@ ROWS: tuple[Row, ...] = (
         (
             (
                 "HessianSpectrum",
-                {"every_n_steps": 4, "top_k": 2, "which": "algebraic", "num_batches": 2, "method": "finite_difference"},
+                {
+                    "every_n_epochs": 1,
+                    "top_k": 1,
+                    "which": "algebraic",
+                    "num_batches": 2,
+                    "method": "finite_difference",
+                },
             ),
         ),
         "largest eigenvalues of two probe batches, by finite differences",
@@ -211,7 +218,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "HessianSpectrum, density",
-        (("HessianSpectrum", {"every_n_steps": 8, "top_k": 1, "density": 60}),),
+        (("HessianSpectrum", {"every_n_epochs": 1, "top_k": 1, "density": 20}),),
         "that there is a density, of which a share from 0 to 1 is negative",
         ("curvature/negative_share",),
         spectral=True,
