@@ -166,7 +166,7 @@ ROWS: tuple[Row, ...] = (
     _clipping("max_norm", max_norm=0.1),
     _clipping("max_norm, norm_type=1", max_norm=0.3, norm_type=1),
     _clipping("clip_value", clip_value=0.02),
-    _clipping("adaptive", adaptive=0.01),
+    _clipping("adaptive", adaptive=0.002),
     _clipping("percentile", percentile=40, window=16, warmup_steps=2),
     _clipping("zscore", zscore=0.1, max_norm=0.2, warmup_steps=2),
     _clipping("exclude", max_norm=0.1, exclude="bias"),
