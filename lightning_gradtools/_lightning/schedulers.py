@@ -1,7 +1,9 @@
 """Who owns the learning rate: the module's own schedulers, or a callback's; and how long a schedule is."""
 
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
 
@@ -15,7 +17,9 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR
 
 from lightning_gradtools._lightning.flavour import counterpart, is_a
 from lightning_gradtools._lightning.loop import callbacks_of
+from lightning_gradtools._lightning.module import patched
 from lightning_gradtools.arguments import ArgumentError
+from lightning_gradtools.distributed import mean_over_ranks
 
 
 def range_test(trainer: Trainer, min_lr: float, max_lr: float, num_steps: int) -> LearningRateFinder:
@@ -34,6 +38,48 @@ def range_test(trainer: Trainer, min_lr: float, max_lr: float, num_steps: int) -
     finder: LearningRateFinder = make(min_lr, max_lr, num_steps, update_attr=False)
     finder._early_exit = True
     return finder
+
+
+class RangeTestCurve:
+    """What a range test sees: rate and loss of each optimizer step, the same on every rank.
+
+    Lightning's finder keeps the loss of a step's last micro-batch, on this rank, divided by their number; and it takes
+    all callbacks but its own away meanwhile.
+
+    Attributes:
+        rates: of each step.
+        losses: mean over its micro-batches and ranks, NaN where ``training_step`` returned none.
+    """
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self._window: dict[int, Tensor] = {}  # by the index of the batch: LBFGS evaluates it several times
+
+    @contextmanager
+    def watching(self, trainer: Trainer) -> Iterator[None]:
+        """Add a point to the curve with each step that ``trainer`` takes in the body."""
+        with ExitStack() as patches:
+            for name in ("training_step", "optimizer_step"):
+                patches.callback(patched(trainer.strategy, name, getattr(self, f"_{name}")).remove)
+            yield
+
+    def _training_step(
+        self, original: Callable[..., Any], batch: Any, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        output = original(batch, batch_idx, *args, **kwargs)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        self._window[batch_idx] = torch.tensor(math.nan) if loss is None else loss.detach().float()
+        return output
+
+    def _optimizer_step(self, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        rate = float(optimizer.param_groups[0]["lr"])
+        output = original(optimizer, *args, **kwargs)
+        mean = torch.stack([*self._window.values()]).mean()
+        self._window.clear()
+        self.rates.append(rate)
+        self.losses.append(mean_over_ranks(mean).item())
+        return output
 
 
 def install(trainer: Trainer, scheduler: LRScheduler, **settings: Any) -> LRSchedulerConfig:

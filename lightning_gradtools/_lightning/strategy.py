@@ -20,6 +20,11 @@ def starts_ranks_by_rerunning(trainer: Trainer) -> bool:
     return is_a(trainer.strategy.launcher, "_SubprocessScriptLauncher")
 
 
+def gathers_nothing(trainer: Trainer) -> bool:
+    """Say whether the strategy of ``trainer`` forks or spawns its ranks, which take what they find away with them."""
+    return is_a(trainer.strategy.launcher, "_MultiProcessingLauncher")
+
+
 class Replicas(NamedTuple):
     """How the ranks share out a step.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_gradtools._lightning.batches import kept
 from lightning_gradtools._lightning.fail_safe import Observer, tell
 from lightning_gradtools._lightning.probe import stand_in, training_loss, unoptimized
+from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import integer, number, one_of
 from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.gradient_check import WrongGradient, find_mixing, find_wrong_gradients, record_calls
@@ -68,7 +69,8 @@ class GradientCheck(Observer):
         on_failure: ``"raise"`` a :class:`GradientCheckError`, or ``"warn"``.
 
     Raises:
-        ArgumentError: at construction, for a value that cannot work; at fit start, for an unknown module.
+        ArgumentError: at construction, for a value that cannot work; at fit start, for an unknown module, and for
+            strategies that keep whole gradients out of a callback's reach (FSDP1, DeepSpeed).
         GradientCheckError: before the first step, on all ranks if on one, if anything was found and
             ``on_failure="raise"``.
     """
@@ -95,6 +97,7 @@ class GradientCheck(Observer):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot work."""
+        require_whole_gradients(trainer, "GradientCheck")
         for name in self.exclude:
             one_of("exclude", name, dict(pl_module.named_modules()))
 

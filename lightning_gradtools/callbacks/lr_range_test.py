@@ -10,12 +10,19 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_gradtools._lightning.schedulers import range_test
+from lightning_gradtools._lightning.module import plain_name
+from lightning_gradtools._lightning.schedulers import RangeTestCurve, range_test
+from lightning_gradtools._lightning.strategy import (
+    gathers_nothing,
+    is_strategy,
+    require_automatic_optimization,
+    require_whole_gradients,
+)
 from lightning_gradtools.arguments import ArgumentError, integer, number
 from lightning_gradtools.reporting.figures.learning_rate import range_test_curve
 from lightning_gradtools.reporting.loggers import log_figure
 
-_BETA = 0.98  # of the running mean of Lightning's finder
+_BETA = 0.98  # as in Lightning's finder
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class LRRangeTest:
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
-    """The smoothed loss at each rate."""
+    """The smoothed loss at each rate, of all micro-batches and ranks together."""
     suggestion: float | None
     """The rate at which the loss falls fastest; None if it falls nowhere."""
     figure: Path | None
@@ -58,6 +65,15 @@ def steepest_descent(rates: Sequence[float], losses: Sequence[float]) -> float |
     return min(falling, key=falling.__getitem__, default=None)
 
 
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Return running means with exponentially falling weights, those of the first without a bias to zero."""
+    means, mean = [], 0.0
+    for k, loss in enumerate(losses, start=1):
+        mean = _BETA * mean + (1 - _BETA) * loss
+        means.append(mean / (1 - _BETA**k))
+    return means
+
+
 def lr_range_test(
     trainer: Trainer,
     module: LightningModule,
@@ -86,29 +102,41 @@ def lr_range_test(
         folder: where the PNG goes; left out, the trainer's ``default_root_dir``.
 
     Raises:
-        ArgumentError: if an argument is out of its range.
+        ArgumentError: if an argument is out of its range; for manual optimisation; for
+            strategies that split weights over ranks (FSDP, tensor parallelism, DeepSpeed), or
+            that fork or spawn ranks.
     """
     number("min_lr", min_lr, above=0)
     number("max_lr", max_lr, above=min_lr)
     integer("num_steps", num_steps, at_least=20)
+    require_whole_gradients(trainer, "lr_range_test")
+    if is_strategy(trainer, "ModelParallelStrategy"):
+        raise ArgumentError(
+            "strategy=ModelParallelStrategy: lr_range_test cannot put back weights that are split over ranks; make the"
+            " test on one device or under DDP"
+        )
+    if gathers_nothing(trainer):
+        raise ArgumentError(
+            f"strategy={type(trainer.strategy).__name__}, ranks forked or spawned: it leaves what lr_range_test finds"
+            ' in the processes it starts; use "ddp", or one device'
+        )
+    require_automatic_optimization(module, "the finder looks at the loss and the rate of a step that Lightning takes")
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise ArgumentError("fast_dev_run=True: must be off for a range test, which Lightning else skips")
-    finder = range_test(trainer, min_lr, max_lr, num_steps)
+    curve = RangeTestCurve()
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    finder = range_test(trainer, min_lr, max_lr, num_steps)
     trainer.callbacks = [*callbacks, finder]  # type: ignore[attr-defined]
-    weights = copy.deepcopy(module.state_dict())
+    weights = {plain_name(name): value for name, value in copy.deepcopy(module.state_dict()).items()}
     try:
-        with isolate_rng():
+        with isolate_rng(), curve.watching(trainer):
             trainer.fit(module, datamodule=datamodule)
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        module.load_state_dict(weights)
-    found = finder.optimal_lr
-    assert found is not None  # the finder ran: nothing but fast_dev_run keeps it from it
-    rates = found.results["lr"]
-    # Its running mean of k losses is divided by 1 - 0.98^(k + 1), so that the curve climbs at first; now by 1
-    # - 0.98^k.
-    losses = [loss * (1 - _BETA ** (k + 1)) / (1 - _BETA**k) for k, loss in enumerate(found.results["loss"], start=1)]
+        # What configure_model has added or compiled in the meantime has other names, or was not there.
+        now = module.state_dict()
+        module.load_state_dict({name: weights.get(plain_name(name), value) for name, value in now.items()})
+    rates, losses = curve.rates, smoothed(curve.losses)
     suggestion = steepest_descent(rates, losses)
     path = None
     if find_spec("matplotlib") and trainer.is_global_zero:

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_gradtools._lightning.fail_safe import FailSafe
 from lightning_gradtools._lightning.loop import run_lengths
 from lightning_gradtools._lightning.schedulers import install, is_averaging, is_installed, make_way
+from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, described
 from lightning_gradtools.reporting.figures.learning_rate import planned_curve
 from lightning_gradtools.reporting.loggers import log_figure
@@ -88,8 +89,9 @@ class WarmupCosineSchedule(Callback):
 
     Raises:
         ArgumentError: at construction, for a value that can never work; at fit start, for a module with its own
-            scheduler; before the first step, for a run without an end and without ``total_steps``, for lengths
-            that do not fit into each other; on resume, for a checkpoint whose scheduler is of another kind.
+            scheduler, and under FSDP1 and DeepSpeed, where gradients, and so skipped steps, are out of sight; before
+            the first step, for a run without an end and without ``total_steps``, for lengths that do not fit into each
+            other; on resume, for a checkpoint whose scheduler is of another kind.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class WarmupCosineSchedule(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the schedule, for Lightning to restore; what it looks like is known when data is set up."""
+        # A step is told from a skipped one by its gradients.
+        require_whole_gradients(trainer, "WarmupCosineSchedule", ", or TorchLRScheduler")
         self._release()
         self.guard.renew()
         make_way(trainer, pl_module, self.replace)

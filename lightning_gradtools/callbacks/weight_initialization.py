@@ -12,6 +12,7 @@ from lightning_gradtools._lightning.batches import first_batch
 from lightning_gradtools._lightning.loop import is_restoring, restores_late
 from lightning_gradtools._lightning.module import eagerly, plain_name
 from lightning_gradtools._lightning.probe import as_in_training, stand_in, training_loss
+from lightning_gradtools._lightning.strategy import require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.distributed import is_distributed
 from lightning_gradtools.initialization import (
@@ -52,7 +53,7 @@ class WeightInitialization(Callback):
 
     Raises:
         ArgumentError: for a value that cannot work; at fit start, for a module whose weights are split over
-            ranks, or that cannot be run on a batch.
+            ranks (FSDP1 and DeepSpeed among them), or that cannot be run on a batch.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class WeightInitialization(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Initialise, unless the run continues from a checkpoint or nobody knows yet."""
+        require_whole_gradients(trainer, "WeightInitialization")
         if not restores_late(trainer):
             self._begin(trainer, pl_module)
 

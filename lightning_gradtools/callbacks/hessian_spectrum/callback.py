@@ -21,7 +21,7 @@ from lightning_gradtools._lightning.loop import is_accumulating, log_folder, log
 from lightning_gradtools._lightning.module import plain_name
 from lightning_gradtools._lightning.probe import training_loss, undisturbed, without_autocast
 from lightning_gradtools._lightning.repeated_warnings import once_each
-from lightning_gradtools._lightning.strategy import is_strategy, require_automatic_optimization
+from lightning_gradtools._lightning.strategy import require_automatic_optimization, require_whole_gradients
 from lightning_gradtools.arguments import ArgumentError, described, integer, number, one_of
 from lightning_gradtools.callbacks.hessian_spectrum.measurement import (
     Probe,
@@ -250,11 +250,7 @@ class HessianSpectrum(Observer):
             pl_module,
             "HessianSpectrum runs training_step for its loss alone, and this one would change the weights",
         )
-        if is_strategy(trainer, "FSDPStrategy", "DeepSpeedStrategy"):
-            raise ArgumentError(
-                f"strategy={type(trainer.strategy).__name__}: HessianSpectrum needs whole or DTensor parameters:"
-                " a single device, DDP, or ModelParallelStrategy (FSDP2)"
-            )
+        require_whole_gradients(trainer, "HessianSpectrum")
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ArgumentError(
                 f"{name}.training_step takes dataloader_iter: HessianSpectrum needs one that takes a batch"

@@ -19,7 +19,7 @@ from lightning_gradtools._lightning.fail_safe import Observer, restore_state, te
 from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
 from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
-from lightning_gradtools._lightning.strategy import Replicas, replicas
+from lightning_gradtools._lightning.strategy import Replicas, replicas, require_whole_gradients
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
@@ -99,7 +99,8 @@ class PathologyDetector(Observer):
         table: whether to print a table of the findings at the end of the run.
 
     Raises:
-        ArgumentError: if an argument is none of the above.
+        ArgumentError: if an argument is none of the above; at fit start, if the strategy keeps whole gradients out of a
+            callback's reach (FSDP1, DeepSpeed).
         PathologyError: while training, for a finding whose policy is ``"raise"``.
 
     Attributes:
@@ -231,6 +232,7 @@ class PathologyDetector(Observer):
     # ---------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        require_whole_gradients(trainer, "PathologyDetector")
         self.stop_reason, self._stop_number = "", 0.0
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1

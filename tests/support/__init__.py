@@ -1,0 +1,1 @@
+"""What works where, as data: ``matrix.py``."""
