@@ -61,6 +61,12 @@ class LocalPart:
         """How it is split, equal for tensors whose sums may share one reduction; None if it is whole on this rank."""
         return Layout(self.mesh, self.split) if self.mesh is not None and self.split else None
 
+    @property
+    def along_first(self) -> "Layout | None":
+        """The part of the layout that may split the tensor's first dimension; None without one."""
+        split = tuple(axis for axis, dim in zip(self.split, self.dims, strict=True) if dim in (0, None))
+        return Layout(self.mesh, split) if self.mesh is not None and split else None
+
     def across(self, first: int) -> "Layout | None":
         """Return the part of the layout that splits the tensor's dimensions from ``first`` on; None without one."""
         split = tuple(
@@ -76,22 +82,74 @@ class Layout(NamedTuple):
     split: tuple[int, ...]
 
     @property
-    def spans_all_ranks(self) -> bool:
-        """Whether every rank of the job takes part in a reduction over it, so that all get the very same numbers."""
-        return math.prod(self.mesh.size(dim) for dim in self.split) == world_size()
+    def copies(self) -> int:
+        """On how many ranks of the mesh each part lies."""
+        return self.mesh.size() // math.prod(self.mesh.size(dim) for dim in self.split)
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Sum ``values`` in place over the parts, on each rank: a sharded sum is whole only then."""
-        return self._reduce(values, dist.ReduceOp.SUM)
+    @property
+    def lies_on_all_ranks(self) -> bool:
+        """Whether every rank of the job holds a part, so that one reduction serves whatever else all of them hold."""
+        return self.mesh.size() == world_size()
 
     def max(self, values: Tensor) -> Tensor:
-        """Take the maximum of ``values`` in place over the parts, as for a flag."""
+        """Take the maximum of ``values`` in place over the parts."""
         return self._reduce(values, dist.ReduceOp.MAX)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum ``values`` in place over the parts, on each rank."""
+        return self._reduce(values, dist.ReduceOp.SUM)
 
     def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
         for dim in self.split:
             dist.all_reduce(values, op=op, group=self.mesh.get_group(dim))
         return values
+
+
+def whole_sums(parts: Sequence[Tensor], layouts: Sequence[Layout | None]) -> list[Tensor]:
+    """Return sums over whole tensors from the sums over this rank's parts.
+
+    Ranks reduce once, in float64, for all tensors whose mesh has every rank, whatever way each is split: what lies on
+    several ranks counts there by its share. Tensors of a mesh of some ranks reduce along its dimensions.
+
+    Args:
+        parts: [n] or [], of any lengths, for each tensor.
+        layouts: how each tensor is split; None if it is whole on this rank.
+
+    Returns:
+        Tensors of the shapes, dtypes and devices of ``parts``. Where all came from one reduction they are the very same
+        on every rank.
+    """
+    return _brought_together(parts, layouts, dist.ReduceOp.SUM)
+
+
+def whole_maxima(parts: Sequence[Tensor], layouts: Sequence[Layout | None]) -> list[Tensor]:
+    """Return maxima over whole tensors from those over this rank's parts, as :func:`whole_sums` does sums."""
+    return _brought_together(parts, layouts, dist.ReduceOp.MAX)
+
+
+def _brought_together(
+    parts: Sequence[Tensor], layouts: Sequence[Layout | None], op: dist.ReduceOp.RedOpType
+) -> list[Tensor]:
+    found = list(parts)
+    reductions: dict[tuple[Layout | None, torch.device], list[int]] = {}  # None: over all ranks
+    for index, layout in enumerate(layouts):
+        if layout is not None:
+            over = None if layout.lies_on_all_ranks else layout
+            reductions.setdefault((over, parts[index].device), []).append(index)
+    for (over, _), indices in reductions.items():
+        packed = torch.cat([parts[index].detach().double().reshape(-1) for index in indices])
+        if over is not None:
+            over._reduce(packed, op)
+        else:
+            if op == dist.ReduceOp.SUM:
+                copies = [layout.copies for index in indices if (layout := layouts[index]) is not None]
+                if max(copies) > 1:
+                    sizes = torch.tensor([parts[index].numel() for index in indices])
+                    packed /= torch.tensor(copies, dtype=torch.float64).repeat_interleave(sizes).to(packed.device)
+            dist.all_reduce(packed, op=op)
+        for index, values in zip(indices, packed.split([parts[index].numel() for index in indices]), strict=True):
+            found[index] = values.to(parts[index].dtype).view_as(parts[index])
+    return found
 
 
 class CommunicationError(RuntimeError):
@@ -125,10 +183,15 @@ def summed(tensor: Tensor) -> Tensor:
     Tensor parallelism leaves them on gradients of replicated weights. Neither the norm nor the clamp of a sum
     can be had from its terms, of which every rank holds one.
     """
-    if not isinstance(tensor, DTensor) or not any(placement.is_partial() for placement in tensor.placements):
+    if not isinstance(tensor, DTensor) or not has_pending_sum(tensor):
         return tensor
     placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
     return tensor.redistribute(placements=placements)
+
+
+def has_pending_sum(tensor: Tensor) -> bool:
+    """Say whether a sum over ranks is yet to be carried out on ``tensor``."""
+    return isinstance(tensor, DTensor) and any(placement.is_partial() for placement in tensor.placements)
 
 
 def local_part(tensor: Tensor) -> LocalPart:

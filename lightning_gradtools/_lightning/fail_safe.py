@@ -37,6 +37,23 @@ def attempt(name: str, where: str, function: Callable[..., Result], *args: Any, 
     return function(*args, **kwargs)
 
 
+class Whole:
+    """A function, and whether it went through: what it does together with other ranks is then done on this one too.
+
+    Args:
+        function: called as this is.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.done = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        result = self._function(*args, **kwargs)
+        self.done = True
+        return result
+
+
 def tell(message: str) -> None:
     """Warn on this rank, also where the user has made warnings errors: then the message is logged instead."""
     try:
@@ -250,19 +267,19 @@ class Observer(Callback):
 def _guarded(hook: Callable[..., Any], passing: tuple[type[Exception], ...]) -> Callable[..., Any]:
     @functools.wraps(hook)
     def guarded(observer: Observer, *args: Any, **kwargs: Any) -> Any:
-        guard = observer.guard
+        guard, whole = observer.guard, Whole(hook)
         if hook.__name__ == "state_dict" and guard.is_off:
             return _last_state(hook, observer)
         if guard.failure is not None:
             return None
         if guard.failed_here is None:
             try:
-                return attempt(guard.name, hook.__name__, hook, observer, *args, **kwargs)
+                return attempt(guard.name, hook.__name__, whole, observer, *args, **kwargs)
             except (*passing, *observer.deliberate):
                 raise
             except Exception as error:
                 guard.fail(hook.__name__, error)
-        if guard.failed_here is not None and len(args) >= 2:
+        if guard.failed_here is not None and not whole.done and len(args) >= 2:
             try:
                 observer.take_part(hook.__name__, *args[:2])
             except Exception as error:

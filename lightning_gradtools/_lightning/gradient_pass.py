@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_gradtools._lightning.loop import batch_moment
 from lightning_gradtools._lightning.strategy import loss_scale_of, unscales_itself
-from lightning_gradtools.gradients.norms import GradientNorms, gradient_norms
+from lightning_gradtools.gradients.norms import GradientNorms, LocalGradientNorms, local_gradient_norms
 
 
 @dataclass
@@ -19,7 +19,7 @@ class GradientPass:
     """What one pass over the gradients of one optimizer found, on the device, and what clipping did to them.
 
     Attributes:
-        norms: the norms before clipping, with the loss scale of fp16 divided out.
+        local: the norms of what this rank holds, as they are in the gradients.
         loss_scale: [] the scale still in the gradients (a fused optimizer divides it out inside its step), or
             None.
         judged_at_scale: [] the scale of the loss scaler that judges this step and skips it by itself if it is
@@ -29,13 +29,33 @@ class GradientPass:
         rewritten: True if clipping changed the gradients in a way that factors do not describe.
     """
 
-    norms: GradientNorms
+    local: LocalGradientNorms
     loss_scale: Tensor | None = None
     judged_at_scale: Tensor | None = None
     factors: Tensor | None = None
     rewritten: bool = False
+    _norms: GradientNorms | None = None
     _consumers: set[int] = field(default_factory=set)
     _moment: tuple[object, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether :attr:`norms` are known without the other ranks."""
+        return self._norms is not None or not self.local.norms.needs_ranks
+
+    @property
+    def norms(self) -> GradientNorms:
+        """The norms before clipping, with the loss scale of fp16 divided out.
+
+        Ranks bring them together where the first one asks: every rank has to, at the same place.
+        """
+        if self._norms is None:
+            norms = self.local.whole()
+            if self.loss_scale is not None:
+                scale = self.loss_scale.to(norms.total.device)
+                norms = replace(norms, per_parameter=norms.per_parameter / scale, total=norms.total / scale)
+            self._norms = norms
+        return self._norms
 
     @property
     def is_free_to_read(self) -> bool:
@@ -57,7 +77,7 @@ class GradientPass:
 
     def measured_anew(self, norms: GradientNorms) -> None:
         """Take ``norms`` for those of the same gradients, measured in another precision."""
-        self.norms = norms
+        self._norms = norms
 
 
 _passes: "weakref.WeakKeyDictionary[Trainer, dict[tuple[int, float], GradientPass]]" = weakref.WeakKeyDictionary()
@@ -89,13 +109,10 @@ def gradient_pass(trainer: Trainer, optimizer: Optimizer, consumer: Callback, no
 
 
 def _new_pass(trainer: Trainer, optimizer: Optimizer, parameters: list[Tensor], norm_type: float) -> GradientPass:
-    norms = gradient_norms(parameters, norm_type)
-    scale = loss_scale_of(trainer)
-    if scale is None or not unscales_itself(optimizer):
-        return GradientPass(norms, judged_at_scale=scale)
-    scale = scale.to(norms.total.device)
-    unscaled = replace(norms, per_parameter=norms.per_parameter / scale, total=norms.total / scale)
-    return GradientPass(unscaled, loss_scale=scale, judged_at_scale=scale)
+    local, scale = local_gradient_norms(parameters, norm_type), loss_scale_of(trainer)
+    # a copy: the scaler changes its scale in place once the step is taken
+    left_in = scale.clone() if scale is not None and unscales_itself(optimizer) else None
+    return GradientPass(local, loss_scale=left_in, judged_at_scale=scale)
 
 
 def optimizer_parameters(optimizer: Optimizer) -> list[Tensor]:

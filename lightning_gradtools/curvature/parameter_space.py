@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_gradtools.arguments import ArgumentError
-from lightning_gradtools.distributed import Layout, is_distributed, local_part
+from lightning_gradtools.distributed import Layout, is_distributed, local_part, whole_sums
 
 
 class ParameterSpace:
@@ -50,7 +50,7 @@ class ParameterSpace:
         self._uniform = not self.sharded and all(
             p.dtype == self.dtype and p.device == self.device for p in self.parameters
         )
-        # parameters next to each other that are split alike share one reduction
+        # parameters next to each other that are split alike are one slice
         self._segments: list[tuple[slice, Layout | None, int]] = []
         start = 0
         for part, size in zip(parts, self._sizes, strict=True):
@@ -83,11 +83,11 @@ class ParameterSpace:
         """Return the inner products (m,) of the rows of ``basis`` (m, n) with ``vector`` (n,)."""
         if not self.sharded:
             return basis @ vector
-        total = torch.zeros(len(basis), dtype=vector.dtype, device=basis.device)
+        products: dict[Layout | None, Tensor] = {}
         for span, layout, _ in self._segments:
             product = basis[:, span] @ vector[span]
-            total += product if layout is None else layout.sum(product)
-        return total
+            products[layout] = products[layout] + product if layout in products else product
+        return torch.stack(whole_sums(list(products.values()), list(products))).sum(0)
 
     def norm(self, vector: Tensor) -> float:
         """Return the Euclidean norm over all ranks."""

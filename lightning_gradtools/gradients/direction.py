@@ -5,28 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_gradtools.distributed import Layout, local_part
+from lightning_gradtools.distributed import local_part, whole_sums
 
 
 def inner_products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Return Re⟨a, b⟩ of every pair as one tensor [n] on the first one's device, in float32 at least.
 
     The pairs may be dense, sparse or ``DTensor``, in any mix, both of a pair alike; every rank of a
-    ``DTensor``'s mesh must call it, and reduces once for all pairs that are split alike.
+    ``DTensor``'s mesh must call it, and reduces once for all pairs of a mesh that has every rank.
     """
-    products: list[Tensor] = []
-    sharded: dict[Layout, list[int]] = {}
-    for index, (a, b) in enumerate(zip(first, second, strict=True)):
-        part = local_part(a)
-        if part.layout is not None:
-            sharded.setdefault(part.layout, []).append(index)
-        products.append(_inner_product(part.values, local_part(b).values))
-    if not products:
+    parts = [(local_part(a), local_part(b)) for a, b in zip(first, second, strict=True)]
+    if not parts:
         return torch.zeros(0)
-    for layout, indices in sharded.items():
-        whole = layout.sum(torch.stack([products[index].double() for index in indices]))
-        for index, product in zip(indices, whole.to(products[indices[0]].dtype), strict=True):
-            products[index] = product
+    here = [_inner_product(a.values, b.values) for a, b in parts]
+    products = whole_sums(here, [a.layout for a, _ in parts])
     dtype = torch.float64 if any(product.dtype == torch.float64 for product in products) else torch.float32
     return torch.stack([product.to(products[0].device, dtype) for product in products])
 

@@ -14,15 +14,24 @@ anyway, which keeps 1e-6 (docs/gradients.md). Squares below float32's range stil
 counts as 0.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
 from torch import Tensor
 
-from lightning_gradtools.distributed import Layout, is_distributed, local_part
+from lightning_gradtools.distributed import (
+    Layout,
+    has_pending_sum,
+    is_distributed,
+    local_part,
+    summed,
+    whole_maxima,
+    whole_sums,
+)
 
 # Elements that a CPU adds up in one go, and the length of the rows it reduces first where there are more, by
 # p. The relative error then stays under 1e-6 on normally distributed elements of any number (docs/gradients.md).
@@ -69,18 +78,37 @@ def gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Grad
     With ``DTensor`` gradients this communicates (see ``distributed.py``), so every rank of their mesh must
     call it.
     """
+    return local_gradient_norms(parameters, norm_type).whole()
+
+
+@dataclass(frozen=True)
+class LocalGradientNorms:
+    """The norms of what this rank holds of one step's gradients. Ranks have not talked yet.
+
+    Attributes:
+        parameters: the n parameters that have a gradient, in the order they were given.
+        norms: of their gradients.
+    """
+
+    parameters: Sequence[Tensor]
+    norms: "LocalNorms"
+
+    def whole(self) -> GradientNorms:
+        """Return the norms of the gradients. Every rank of their meshes must call it."""
+        per_parameter, norm_type = self.norms.whole(), self.norms.norm_type
+        total = total_norm(per_parameter, norm_type)
+        return GradientNorms(self.parameters, per_parameter, total, norm_type, self.norms.plain, self.norms.alike)
+
+
+def local_gradient_norms(parameters: Sequence[Tensor], norm_type: float = 2.0) -> LocalGradientNorms:
+    """Return this rank's share of :func:`gradient_norms`, for which no rank waits for another."""
     gradients = [parameter.grad for parameter in parameters]
     present = [gradient for gradient in gradients if gradient is not None]
     if len(present) < len(gradients):
         parameters = [
             parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None
         ]
-    plain = are_plain(present)
-    if plain:
-        per_parameter, alike = torch.stack(_dense_norms(present, norm_type)), False
-    else:
-        per_parameter, alike = _tensor_norms(present, norm_type)
-    return GradientNorms(parameters, per_parameter, total_norm(per_parameter, norm_type), norm_type, plain, alike)
+    return LocalGradientNorms(parameters, local_norms(present, norm_type))
 
 
 _kind = attrgetter("__class__", "layout", "dtype", "device")
@@ -110,41 +138,106 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0, accumulate: 
         norm_type: 1, 2 or ``math.inf``.
         accumulate: the dtype to add up in; by default float32 for half precision, else the tensor's own.
 
-    With ``DTensor`` ranks reduce once for all that are split alike.
+    With ``DTensor`` ranks reduce once for all that lie on every rank.
     """
+    return local_norms(tensors, norm_type, accumulate).whole()
+
+
+@dataclass(frozen=True)
+class LocalNorms:
+    """The norms of what this rank holds of n tensors.
+
+    Attributes:
+        here: [] each.
+        layouts: how each tensor is split; None if it is whole on this rank.
+        norm_type: 1, 2 or ``math.inf``.
+        plain: whether all tensors are dense, of one dtype and on one device, and not distributed.
+        pending: copies of tensors, by position, that are sums which ranks have yet to carry out.
+        accumulate: the dtype to add these up in.
+    """
+
+    here: Sequence[Tensor]
+    layouts: Sequence[Layout | None]
+    norm_type: float
+    plain: bool = False
+    pending: Mapping[int, Tensor] = field(default_factory=dict)
+    accumulate: torch.dtype | None = None
+
+    @property
+    def needs_ranks(self) -> bool:
+        """Whether :meth:`whole` communicates."""
+        return bool(self.pending) or any(layout is not None for layout in self.layouts)
+
+    @property
+    def alike(self) -> bool:
+        """Whether every rank is sure to get the very same numbers, all of them from one reduction over all ranks."""
+        return bool(self.here) and all(layout is not None and layout.lies_on_all_ranks for layout in self.layouts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["LocalNorms"]) -> "LocalNorms":
+        """Return the norms of several lists of tensors as those of one, so that ranks talk once for all."""
+        starts = [0, *itertools.accumulate(len(part.here) for part in parts)]
+        return cls(
+            here=[norm for part in parts for norm in part.here],
+            layouts=[layout for part in parts for layout in part.layouts],
+            norm_type=parts[0].norm_type,
+            pending={
+                start + index: tensor
+                for part, start in zip(parts, starts, strict=False)
+                for index, tensor in part.pending.items()
+            },
+            accumulate=parts[0].accumulate,
+        )
+
+    def whole(self) -> Tensor:
+        """Return [n] the norms of the tensors, on the first one's device. Every rank of their meshes must call it."""
+        if not self.here:
+            return torch.zeros(0)
+        if self.plain:
+            return torch.stack(list(self.here))
+        norms, layouts = list(self.here), list(self.layouts)
+        for index, tensor in self.pending.items():
+            carried_out = local_norms([summed(tensor)], self.norm_type, self.accumulate)
+            (norms[index],), (layouts[index],) = carried_out.here, carried_out.layouts
+        if self.norm_type == math.inf:
+            found = whole_maxima(norms, layouts)
+        else:
+            # in float64, as the square of a norm may leave the range of float32
+            powers = [
+                norm if layout is None else norm.double() ** self.norm_type
+                for norm, layout in zip(norms, layouts, strict=True)
+            ]
+            sums = whole_sums(powers, layouts)
+            found = [
+                sum_ if layout is None else (sum_ ** (1 / self.norm_type)).to(norm.dtype)
+                for sum_, norm, layout in zip(sums, norms, layouts, strict=True)
+            ]
+        dtype = torch.float64 if any(norm.dtype == torch.float64 for norm in found) else torch.float32
+        return torch.stack([norm.to(found[0].device, dtype) for norm in found])
+
+
+def local_norms(tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None) -> LocalNorms:
+    """Return the norms of what this rank holds of ``tensors``; arguments are those of :func:`tensor_norms`."""
     if are_plain(tensors):
-        return torch.stack(_dense_norms(tensors, norm_type, accumulate))
-    return _tensor_norms(tensors, norm_type, accumulate)[0]
-
-
-def _tensor_norms(
-    tensors: Sequence[Tensor], norm_type: float, accumulate: torch.dtype | None = None
-) -> tuple[Tensor, bool]:
-    """Return the norms, and whether all of them come from a reduction over all ranks."""
-    if not tensors:
-        return torch.zeros(0), False
-
+        here = _dense_norms(tensors, norm_type, accumulate)
+        return LocalNorms(here, [None] * len(here), norm_type, plain=True)
     norms: list[Tensor] = [torch.empty(0)] * len(tensors)
+    layouts: list[Layout | None] = [None] * len(tensors)
+    pending: dict[int, Tensor] = {}
     dense: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-    sharded: dict[Layout, list[int]] = {}
     for index, tensor in enumerate(tensors):
+        if has_pending_sum(tensor):
+            pending[index], norms[index] = tensor.detach().clone(), torch.zeros((), device=tensor.device)
+            continue
         part = local_part(tensor)
-        if part.layout is not None:
-            sharded.setdefault(part.layout, []).append(index)
+        layouts[index] = part.layout
         values = stored_values(part.values)
         dense.setdefault((values.device, values.dtype), []).append((index, values))
     for members in dense.values():
         found = _dense_norms([values for _, values in members], norm_type, accumulate)
         for (index, _), norm in zip(members, found, strict=True):
             norms[index] = norm
-    for layout, indices in sharded.items():
-        whole = _whole_norms(torch.stack([norms[index].double() for index in indices]), norm_type, layout)
-        for index, norm in zip(indices, whole.to(norms[indices[0]].dtype), strict=True):
-            norms[index] = norm
-
-    dtype = torch.float64 if any(norm.dtype == torch.float64 for norm in norms) else torch.float32
-    alike = sum(map(len, sharded.values())) == len(tensors) and all(layout.spans_all_ranks for layout in sharded)
-    return torch.stack([norm.to(norms[0].device, dtype) for norm in norms]), alike
+    return LocalNorms(norms, layouts, norm_type, pending=pending, accumulate=accumulate)
 
 
 def stored_values(tensor: Tensor) -> Tensor:
@@ -199,13 +292,6 @@ def _max_norm(tensor: Tensor) -> Tensor:
     return torch.maximum(-smallest, largest).to(dtype or tensor.dtype)
 
 
-def _whole_norms(norms: Tensor, norm_type: float, layout: Layout) -> Tensor:
-    """Return the norms of whole tensors from those of this rank's shards: one collective for them all."""
-    if norm_type == math.inf:
-        return layout.max(norms)
-    return layout.sum(norms**norm_type) ** (1 / norm_type)
-
-
 @dataclass(frozen=True)
 class NonFinite:
     """Why a total norm is not finite.
@@ -231,17 +317,12 @@ def find_nonfinite(tensors: Iterable[Tensor]) -> NonFinite:
     total proves that every element is). With ``DTensor`` every rank of the mesh must call it, and all get one
     answer.
     """
-    flags: list[Tensor] = []
-    sharded: dict[Layout, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        part = local_part(tensor)
-        if part.layout is not None:
-            sharded.setdefault(part.layout, []).append(index)
+    parts = [local_part(tensor) for tensor in tensors]
+    flags = []
+    for part in parts:
         values = stored_values(part.values)
         flags.append(torch.stack([values.isnan().any(), values.isinf().any()]).float())  # [2]
-    for layout, indices in sharded.items():
-        for index, whole in zip(indices, layout.max(torch.stack([flags[index] for index in indices])), strict=True):
-            flags[index] = whole
+    flags = whole_maxima(flags, [part.layout for part in parts])
     found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
     nan = tuple(index for index, (has_nan, _) in enumerate(found) if has_nan)
     inf = tuple(index for index, (has_nan, has_inf) in enumerate(found) if has_inf and not has_nan)

@@ -32,8 +32,8 @@ def test_a_trainer_that_goes_back_to_an_earlier_step_measures_it_anew(tmp_path):
 
 def test_within_a_step_there_is_one_pass_for_all(monkeypatch):
     made = []
-    measure = floor.gradient_norms
-    monkeypatch.setattr(floor, "gradient_norms", lambda *given: made.append(1) or measure(*given))
+    measure = floor.local_gradient_norms
+    monkeypatch.setattr(floor, "local_gradient_norms", lambda *given: made.append(1) or measure(*given))
     run = trainer(GradientMonitor(prefix="a/"), GradientMonitor(prefix="b/"))
     run.fit(Keeps(), loader(batches(3)), loader(batches(2)))
     assert len(made) == 3

@@ -1,5 +1,6 @@
 """Gradient norms of every layer while a network trains, for the price of clipping alone."""
 
+import contextlib
 import html
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -376,18 +377,22 @@ class GradientMonitor(Observer):
         """Ask every measurement, and return the answers.
 
         Where ranks wait for each other, the others are asked also after one has failed, and so until the ranks meet.
+        One that failed is asked again, as other ranks may be waiting for its part.
         """
         found: list[Slots | None] = []
         for measurement in self._measured if measured is None else measured:
-            where = f"{type(measurement).__name__}.{what}"
+            where, whole = f"{type(measurement).__name__}.{what}", fail_safe.Whole(ask)
             try:
-                found.append(fail_safe.attempt(self.guard.name, where, ask, measurement))
+                found.append(fail_safe.attempt(self.guard.name, where, whole, measurement))
             except Exception as error:
                 if not self._ranks_meet:
                     raise
                 found.append(None)
                 if not self.guard.is_off:
                     self.guard.fail(where, error)
+                if not whole.done:
+                    with contextlib.suppress(Exception):  # it was told of already
+                        ask(measurement)
         return found
 
     def _flush(self, trainer: Trainer, alone: bool = False) -> None:

@@ -16,7 +16,7 @@ from lightning_gradtools._lightning.strategy import loss_scale_of
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_origin import Origin, find_in_parameters, search
 from lightning_gradtools.callbacks.pathology_detector.replay import dump
 from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
-from lightning_gradtools.distributed import gather_objects
+from lightning_gradtools.distributed import gather_objects, on_this_rank
 
 
 class NonfiniteWatch:
@@ -56,7 +56,7 @@ class NonfiniteWatch:
         """Look at the gradients of this step: all of them if there was a pass over them, else at one that tells."""
         if self.lasting or loss_scale_of(trainer) is not None:  # fp16's search for a scale makes such on purpose
             return
-        telling = seen.norms.total if seen is not None else _sentinel(optimizer)
+        telling = seen.norms.total if seen is not None and seen.is_whole else _sentinel(optimizer)
         if telling is not None and self._looks_at(telling) and not math.isfinite(telling.sum().item()):
             self._trace(trainer, pl_module, lambda: None)
 
@@ -126,7 +126,7 @@ def _sentinel(optimizer: Optimizer) -> Tensor | None:
     gradients = []
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            gradient = parameter.grad
+            gradient = None if parameter.grad is None else on_this_rank(parameter.grad)
             if gradient is not None and type(gradient) is Tensor and gradient.layout == torch.strided:
                 gradients.append(gradient)
                 if len(gradients) == 2:

@@ -15,9 +15,10 @@ from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
-from lightning_gradtools.distributed import whole
-from lightning_gradtools.gradients.norms import are_plain, tensor_norms
+from lightning_gradtools.distributed import has_pending_sum
+from lightning_gradtools.gradients.norms import LocalNorms, are_plain, local_norms
 from lightning_gradtools.gradients.packing import Packing
+from lightning_gradtools.gradients.symmetry import LocalExtremes, local_extremes, units_are_one
 
 _MOMENTS = ("count", "first", "second")
 
@@ -29,43 +30,43 @@ class SampledParameters:
     Attributes:
         seen: the pass over the gradients.
         old: copies of the weights before the step.
-        identical: by position, [] bool: whether all units of a weight are the same, gradient included.
+        extremes: by position, of a weight and of its gradient, where units may be the same.
     """
 
     seen: GradientPass
     old: list[Tensor]
-    identical: dict[int, Tensor] = field(default_factory=dict)
+    extremes: dict[int, tuple[LocalExtremes, LocalExtremes]] = field(default_factory=dict)
 
     @classmethod
     @torch.no_grad()
     def before_step(cls, seen: GradientPass, look_for_symmetry: bool) -> "SampledParameters":
-        """Copy what the step will change."""
-        parameters = seen.norms.parameters
+        """Copy what the step will change. Ranks do not talk: what fails here on one of them has the others not wait."""
+        parameters = seen.local.parameters
         sampled = cls(seen=seen, old=[parameter.detach().clone() for parameter in parameters])
         if look_for_symmetry:
             for position, parameter in enumerate(parameters):
-                gradient = parameter.grad
-                dense = isinstance(parameter, nn.Parameter) and gradient is not None
-                if dense and gradient.layout == torch.strided and parameter.dim() >= 2 and parameter.shape[0] > 1:  # type: ignore[union-attr]
-                    alike = _identical(whole(parameter.detach())) & _identical(whole(gradient))  # type: ignore[arg-type]
-                    sampled.identical[position] = alike
+                if _has_units(parameter):
+                    assert parameter.grad is not None
+                    sampled.extremes[position] = local_extremes(parameter), local_extremes(parameter.grad)
         return sampled
 
     @torch.no_grad()
-    def norms(self) -> Tensor:
-        """Return [3 · n]: norms of gradients, of weights before the step and of the change."""
-        new = [parameter.detach() for parameter in self.seen.norms.parameters]
+    def local_norms(self, *, gradients: bool) -> LocalNorms:
+        """Return those [2 · n] of weights before the step and of its change, [3 · n] with those of gradients first."""
+        new = [parameter.detach() for parameter in self.seen.local.parameters]
         if are_plain(new):
             changes = list(torch._foreach_sub(new, self.old))
         else:  # which cannot mix DTensor and plain ones
             changes = [after - before for after, before in zip(new, self.old, strict=True)]
-        gradients = self.seen.norms.per_parameter
-        return torch.cat([gradients, tensor_norms([*self.old, *changes]).to(gradients.device)])
+        moved = local_norms([*self.old, *changes], 2.0)
+        return LocalNorms.joined([self.seen.local.norms, moved]) if gradients else moved
 
 
-def _identical(rows: Tensor) -> Tensor:
-    rows = rows.flatten(1)
-    return (rows - rows[:1]).abs().amax() <= 1e-5 * rows.abs().amax()
+def _has_units(parameter: Tensor) -> bool:
+    gradient = parameter.grad
+    if gradient is None or gradient.layout != torch.strided or has_pending_sum(gradient):
+        return False
+    return isinstance(parameter, nn.Parameter) and parameter.dim() >= 2 and parameter.shape[0] > 1
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class StepSample:
     def before_step(self, optimizer: torch.optim.Optimizer, seen: GradientPass, look_for_symmetry: bool) -> None:
         """Copy what the step of ``optimizer`` will change; of several closures in one step, what the first finds."""
         known = self.parameters.get(id(optimizer))
-        if known is None or len(known.old) != len(seen.norms.parameters):
+        if known is None or len(known.old) != len(seen.local.parameters):
             self.parameters[id(optimizer)] = SampledParameters.before_step(seen, look_for_symmetry)
         else:
             known.seen = seen
@@ -155,7 +156,6 @@ class StepSample:
         self._means = Packing(self._device)
         self._average("signals", [torch.stack(layer.signals).mean() for layer in self.layers if layer.signals])
         self._average("backward", [_root_of_squares(layer.gradients) for layer in self.layers if layer.gradients])
-        self._average("identical", [flag for each in self.parameters.values() for flag in each.identical.values()])
         self._average("losses", losses)
         self._average("events", [torch.full((), float(events), device=self._device)])
         self._average("samples", [torch.full((), float(self.tap.samples), device=self._device)])
@@ -193,7 +193,7 @@ class StepSample:
         layers = [("layer", x.name, bool(x.signals), bool(x.gradients)) for x in self.layers]
         sites = [("activation", x.name, x.function, units_of(x)) for x in self.sites]
         losses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.losses]
-        symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.identical]
+        symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.extremes]
         ran = [("ran", name) for name in sorted(self.tap.ran)]
         return [*layers, *sites, *losses, *symmetry, *ran, ("sizes", *self._means.sizes.items())]
 
@@ -209,7 +209,7 @@ class StepSample:
         if any(each != losses[0] for each in losses):
             self.tap.losses.clear()
         for i, each in enumerate(self.parameters.values()):
-            each.identical = {p: flag for p, flag in each.identical.items() if ("weight", i, p) in common}
+            each.extremes = {p: pair for p, pair in each.extremes.items() if ("weight", i, p) in common}
 
     def observe(
         self,
@@ -226,13 +226,14 @@ class StepSample:
             statistics: of the activations of all samples so far, to which this adds; None without any.
             moments: sums over all samples so far of the targets' moments; with this one's they are in ``moments`` then.
         """
+        self._average("identical", self._identical())
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
         for name in ("signals", "backward", "identical", "losses", "events"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
-        for i, each in enumerate(self.parameters.values()):
-            host.put(f"norms of {i}", each.norms())
+        for i, norms in enumerate(self._norms()):
+            host.put(f"norms of {i}", norms)
         if statistics is not None:
             samples = (means["samples"] * self.replicas.data).round().long().reshape(())
             host.put("samples", samples.float())
@@ -252,6 +253,31 @@ class StepSample:
             skill=score[0] if score and math.isfinite(score[0]) else None,
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
+
+    def _identical(self) -> list[Tensor]:
+        """Return for each weight of which extremes are kept, as [] bool, whether its units are the same."""
+        pairs = [pair for each in self.parameters.values() for pair in each.extremes.values()]
+        flags = units_are_one([extremes for pair in pairs for extremes in pair])
+        return [weight & gradient for weight, gradient in zip(flags[::2], flags[1::2], strict=True)]
+
+    @torch.no_grad()
+    def _norms(self) -> list[Tensor]:
+        """Return [3 · n] for each optimizer: norms of gradients, of weights before the step and of the change."""
+        samples = list(self.parameters.values())
+        known = [each.seen.is_whole for each in samples]
+        local = [each.local_norms(gradients=not whole) for each, whole in zip(samples, known, strict=True)]
+        if not local:
+            return []
+        found = LocalNorms.joined(local).whole().split([len(each.here) for each in local])
+        norms = []
+        for each, whole, values in zip(samples, known, found, strict=True):
+            if whole:
+                gradients, rest = each.seen.norms.per_parameter, values
+            else:
+                gradients, rest = values.split([len(each.old), 2 * len(each.old)])
+                gradients = gradients if each.seen.loss_scale is None else gradients / each.seen.loss_scale
+            norms.append(torch.cat([gradients, rest.to(gradients)]))
+        return norms
 
     def _skill(self, means: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> Tensor:
         """Return [1] 1 - loss / baseline loss, or nothing where the loss is of no known kind."""
@@ -299,8 +325,8 @@ class StepSample:
         same: dict[str, bool] = {}
         flags = iter(values["identical"])
         for i, each in enumerate(self.parameters.values()):
-            flagged = dict(zip(each.identical, flags, strict=False))
-            parameters = each.seen.norms.parameters
+            flagged = dict(zip(each.extremes, flags, strict=False))
+            parameters = each.seen.local.parameters
             columns = values[f"norms of {i}"]
             rows = [columns[k * len(parameters) : (k + 1) * len(parameters)] for k in range(3)]
             for position, (parameter, gradient, weight, update) in enumerate(zip(parameters, *rows, strict=True)):

@@ -16,7 +16,7 @@ from lightning_gradtools._lightning.gradient_pass import GradientPass, gradient_
 from lightning_gradtools.callbacks.gradient_monitor.layer_tables import LayerTables
 from lightning_gradtools.gradients.histogram import Histogram
 from lightning_gradtools.gradients.layers import LayerTable
-from lightning_gradtools.gradients.norms import GradientNorms, tensor_norms, total_norm
+from lightning_gradtools.gradients.norms import GradientNorms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +188,6 @@ class Measurement(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-
-
-def norms_of(name: str, tensors: Sequence[Tensor], norm_type: float) -> dict[str, Tensor]:
-    """Return the norms [n] of ``tensors`` as the slot ``name``, and that [] of all together as ``name_total``."""
-    norms = tensor_norms([tensor.detach() for tensor in tensors], norm_type)
-    return {name: norms, f"{name}_total": total_norm(norms, norm_type)}
 
 
 def quotient(above: float, below: float) -> float | None:

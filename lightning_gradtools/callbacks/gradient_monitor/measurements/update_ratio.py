@@ -9,9 +9,9 @@ from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement imp
     Measurement,
     PerLayer,
     StepContext,
-    norms_of,
     quotient,
 )
+from lightning_gradtools.gradients.norms import LocalNorms, local_norms, total_norm
 
 
 class UpdateRatio(Measurement):
@@ -29,18 +29,21 @@ class UpdateRatio(Measurement):
         return {}
 
     def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
-        parameters, copies = self._before.pop(context.index)
+        parameters, copies = self._before[context.index]
         if list(map(id, parameters)) != list(map(id, context.norms.parameters)):
+            self._before.pop(context.index)
             return {}  # the evaluations of the step reached different weights
         if len(copies) < len(parameters):
-            # Copying failed on this rank. Where weights are sharded, the others need its part in their two norms.
-            for name in ("weights", "updates"):
-                norms_of(name, parameters, context.norm_type)
-            return {}
-        weights = norms_of("weights", copies, context.norm_type)
+            # Copying failed on this rank. Where weights are sharded, the others need its part in their norms.
+            copies = [parameter.detach().clone() for parameter in parameters]
+        weights = local_norms(copies, context.norm_type)
         for copy, parameter in zip(copies, parameters, strict=True):
             copy.sub_(parameter.detach())  # in place: the copy is not needed any more
-        return {**weights, **norms_of("updates", copies, context.norm_type)}
+        updates = local_norms(copies, context.norm_type)
+        both = LocalNorms.joined([weights, updates]).whole().chunk(2)
+        self._before.pop(context.index)
+        found = dict(zip(("weights", "updates"), both, strict=True))
+        return {**found, **{f"{name}_total": total_norm(norms, context.norm_type) for name, norms in found.items()}}
 
     def scalars(self, found: Mapping[str, Sequence[float]], step: MeasuredStep) -> Mapping[str, PerLayer]:
         if not found:

@@ -9,8 +9,8 @@ from lightning_gradtools.callbacks.gradient_monitor.measurements.measurement imp
     Measurement,
     PerLayer,
     StepContext,
-    norms_of,
 )
+from lightning_gradtools.gradients.norms import tensor_norms, total_norm
 
 
 class WeightNorm(Measurement):
@@ -22,8 +22,9 @@ class WeightNorm(Measurement):
     def before_step(self, context: StepContext) -> Mapping[str, Tensor]:
         # A later evaluation of the same step (LBFGS) finds weights that have moved already.
         if context.index not in self._of_this_step:
-            norms = norms_of("norms", context.norms.parameters, context.norm_type)
-            self._of_this_step[context.index] = norms
+            norms = tensor_norms([each.detach() for each in context.norms.parameters], context.norm_type)
+            total = total_norm(norms, context.norm_type)
+            self._of_this_step[context.index] = {"norms": norms, "norms_total": total}
         return self._of_this_step[context.index]
 
     def after_step(self, context: StepContext) -> Mapping[str, Tensor]:
