@@ -9,7 +9,8 @@ Every callback is on. A trial trains on two processes, under DDP and under FSDP2
 guarded call        what the guard runs raises on one rank, at a moment drawn at random, before or after its work
 disk full           every file that we write on rank 0 is on a full disk
 logger              the logger of rank 0 raises at everything that we log
-memory              a probe runs out of memory on rank 1, at its first, second, ... evaluation
+memory              a probe runs out of memory on rank 1, at its first, second, ... evaluation; under FSDP2 before its
+                    layers run, which wait for those of the other ranks
 NaN                 the loss of one rank is NaN at one step
 interrupt           Ctrl-C on one rank or on both, at a moment drawn at random
 ==================  ===================================================================================================
@@ -259,8 +260,9 @@ def _fault(rank: int, trial: Trial, logger: Any) -> Iterator[None]:
         with _replaced(fail_safe, "attempt", _raising(fail_safe.attempt, trial.moment, trial.after, OSError)):
             yield
     elif trial.case == "memory":
-        original = vars(spectrum)["training_loss"]
-        with _replaced(spectrum, "training_loss", _raising(original, trial.moment, False, MemoryError)):
+        # A layer under FSDP2 that fails on one rank leaves the others in it, without us too: here it is before them.
+        name = "training_loss" if trial.strategy == "ddp" else "kept"
+        with _replaced(spectrum, name, _raising(vars(spectrum)[name], trial.moment, False, MemoryError)):
             yield
     elif trial.case == "disk full":
         full = Path("full")

@@ -12,8 +12,9 @@ def test_each_guarded_call_that_raises_is_told_once_and_training_is_as_without_u
     assert not wrong, "\n".join(wrong)
 
 
-def test_on_one_of_two_ranks_both_go_on_and_neither_waits():
-    first, second = launch(cases.every_site_on_one_of_two_ranks, list(cases.OBSERVERS))
+@pytest.mark.parametrize("strategy", ["DDP", pytest.param("FSDP2", marks=pytest.mark.slow)])
+def test_on_one_of_two_ranks_both_go_on_and_neither_waits(strategy):
+    first, second = launch(cases.every_site_on_one_of_two_ranks, list(cases.OBSERVERS), strategy)
     for name in cases.OBSERVERS:
         for count, wrong in (first[name], second[name]):
             assert count >= 2

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 
@@ -28,6 +29,7 @@ from lightning_gradtools.callbacks import (
     PathologyDetector,
     WarmupCosineSchedule,
 )
+from lightning_gradtools.distributed import on_this_rank
 
 OBSERVERS: dict[str, Callable[[], Callback]] = {
     "GradientMonitor": lambda: GradientMonitor(
@@ -107,11 +109,30 @@ class Outcome:
     steps: int
 
 
-def train(*callbacks: Callback, site: Site | None = None, seen: set | None = None, **settings: Any) -> Outcome:
-    """Fit six steps, with ``site`` raising."""
+class Sharded(Regression):
+    """Each layer's weights are split over the ranks."""
+
+    def configure_model(self) -> None:
+        for layer in self.net:
+            if any(True for _ in layer.parameters()):
+                fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+
+
+STRATEGIES: dict[str, tuple[Callable[[], Strategy], type[Regression]]] = {
+    "DDP": (DDPStrategy, Regression),
+    "FSDP2": (lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1), Sharded),
+}
+
+
+def train(
+    *callbacks: Callback, site: Site | None = None, seen: set | None = None, strategy: str | None = None
+) -> Outcome:
+    """Fit six steps, with ``site`` raising, on one process or with a strategy on two."""
     torch.manual_seed(0)
-    module = Regression(optimizer=torch.optim.SGD, lr=0.01)
-    run = trainer(*callbacks, **settings)
+    make, kind = STRATEGIES[strategy] if strategy else (None, Regression)
+    module = kind(optimizer=torch.optim.SGD, lr=0.01)
+    settings = {"devices": 2, "use_distributed_sampler": False, "enable_progress_bar": False} if make else {}
+    run = trainer(*callbacks, **({"strategy": make()} if make else {}), **settings)
     data = batches(6)
     if dist.is_initialized():
         data = [(x[dist.get_rank() :: 2], y[dist.get_rank() :: 2]) for x, y in data]
@@ -121,7 +142,7 @@ def train(*callbacks: Callback, site: Site | None = None, seen: set | None = Non
         warnings.simplefilter("always")
         run.fit(module, loader(data), loader(batches(2)))
     told = [str(each.message) for each in caught if "is off for the rest of this run" in str(each.message)]
-    weights = torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
+    weights = torch.cat([on_this_rank(parameter).detach().reshape(-1) for parameter in module.parameters()])
     return Outcome(
         weights=weights,
         warnings=told,
@@ -133,10 +154,10 @@ def train(*callbacks: Callback, site: Site | None = None, seen: set | None = Non
     )
 
 
-def sites(name: str, **settings: Any) -> list[Site]:
+def sites(name: str, strategy: str | None = None) -> list[Site]:
     """Return every guarded call that a fit with this callback makes."""
     seen: set[tuple[str, str]] = set()
-    train(OBSERVERS[name](), seen=seen, **settings)
+    train(OBSERVERS[name](), seen=seen, strategy=strategy)
     return [Site(guard, where, after) for guard, where in sorted(seen) for after in (False, True)]
 
 
@@ -166,19 +187,18 @@ def every_site(name: str) -> tuple[int, list[str]]:
     return len(places), wrong
 
 
-def every_site_on_one_of_two_ranks(names: list[str]) -> dict[str, tuple[int, list[str]]]:
+def every_site_on_one_of_two_ranks(names: list[str], strategy: str) -> dict[str, tuple[int, list[str]]]:
     """The same on rank 1 of two, for several callbacks; run on both ranks."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    settings = {"devices": 2, "use_distributed_sampler": False, "enable_progress_bar": False}
     found = {}
     for name in names:
-        plain = train(strategy=DDPStrategy(), **settings)
+        plain = train(strategy=strategy)
         gathered: list[Any] = [None, None]
-        dist.all_gather_object(gathered, sites(name, strategy=DDPStrategy(), **settings))
+        dist.all_gather_object(gathered, sites(name, strategy))
         places, wrong = gathered[1], []  # those of the rank that will fail
         for site in places:
             failing = dist.get_rank() == 1
-            outcome = train(OBSERVERS[name](), site=site if failing else None, strategy=DDPStrategy(), **settings)
+            outcome = train(OBSERVERS[name](), site=site if failing else None, strategy=strategy)
             wrong += complaints(name, site, plain, outcome, failing)
         found[name] = len(places), wrong
     return found

@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 CALLS_A_STEP = {
     "DDP": {"max_norm": 0, "clip_value": 0, "adaptive": 0, "zscore": 0},
     "FSDP2": {"max_norm": 1, "clip_value": 1, "adaptive": 2, "zscore": 1},
-    "FSDP2 x TP": {"max_norm": 4, "clip_value": 4, "adaptive": 6, "zscore": 4},
+    "FSDP2 x TP": {"max_norm": 3, "clip_value": 3, "adaptive": 5, "zscore": 3},
 }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from lightning_gradtools.callbacks.hessian_spectrum.rank_state import on_device,
 from lightning_gradtools.curvature import Budget, Spectrum
 from lightning_gradtools.curvature.method import METHODS
 from lightning_gradtools.curvature.stability import stability_bound
-from lightning_gradtools.distributed import RankFailure, is_distributed, meet, reshard
+from lightning_gradtools.distributed import RankFailure, is_distributed, meet, on_all_ranks, reshard
 from lightning_gradtools.interrupts import held_interrupts
 from lightning_gradtools.reporting.figures.spectral_density import spectral_density
 from lightning_gradtools.reporting.loggers import log_figure, log_scalars
@@ -102,7 +102,9 @@ class HessianSpectrum(Observer):
     told once. One that is interrupted (Ctrl-C) is given up, and training goes on.
 
     Under DDP each rank has probe batches of its own, and the Hessian is that of their mean. Under FSDP2
-    products are finite differences on sharded vectors. A compiled module is probed eagerly. Flash attention
+    products are finite differences on sharded vectors; there the layers themselves wait for other ranks, so that what
+    raises within a layer on one rank alone, as a kernel that finds no memory, leaves the others waiting until the
+    process group's timeout, as it does in training. A compiled module is probed eagerly. Flash attention
     has no second derivative, so the probe uses the mathematical form of attention.
 
     Args:
@@ -356,30 +358,23 @@ class HessianSpectrum(Observer):
         if not (meeting.same and ready):  # a rank has not all its batches yet
             return
         assert self._budget is not None
-        # On one rank alone an interrupt would leave the others waiting: it is held back until they meet.
-        together = held_interrupts() if trainer.world_size > 1 else nullcontext()
         start = time.perf_counter()
         found: tuple[Spectrum, dict[str, float]] | None = None
+        failed = False
         try:
-            with (
-                together,
-                once_each(self._given),
-                frozen_in_float32(pl_module) as precision,
-                undisturbed(pl_module),  # after it: what it puts back before each loss are float32 weights
-                self._attention(),
-            ):
+            with ExitStack() as aside:
+                precision = on_all_ranks(partial(self._put_aside, trainer, pl_module, aside), pl_module.device)
                 found = self._measure(trainer, pl_module, precision)
         except KeyboardInterrupt:
             pass
         except RankFailure as failure:
-            if not failure.interrupted:
-                self.guard.agree(True)
-                return
+            failed = not failure.interrupted
         except Exception as error:
             if trainer.world_size == 1:
                 raise
-            # The others were told where it happened, and are off already: nothing is left to meet them for.
             self.guard.fail("_compute", error)
+            failed = True
+        if meet("", failed, pl_module.device).anyone_failed:
             self.guard.agree(True)
             return
         seconds = time.perf_counter() - start
@@ -398,6 +393,16 @@ class HessianSpectrum(Observer):
             self._save(self.latest, log_folder(trainer) / "hessian_spectrum" / f"step_{step}.npz")
             log_figure(trainer, "curvature/density", partial(spectral_density, self.latest), step)
 
+    def _put_aside(self, trainer: Trainer, pl_module: LightningModule, aside: ExitStack) -> Precision:
+        """Put training aside until ``aside`` is closed; return what to compute losses in."""
+        # On one rank alone an interrupt would leave the others waiting: it is held back until they meet.
+        aside.enter_context(held_interrupts() if trainer.world_size > 1 else nullcontext())
+        aside.enter_context(once_each(self._given))
+        precision = aside.enter_context(frozen_in_float32(pl_module))
+        aside.enter_context(undisturbed(pl_module))  # after it: what it puts back before each loss are float32 weights
+        aside.enter_context(self._attention())
+        return precision
+
     def _measure(
         self, trainer: Trainer, pl_module: LightningModule, precision: Precision
     ) -> tuple[Spectrum, dict[str, float]]:
@@ -405,7 +410,7 @@ class HessianSpectrum(Observer):
         sharded = any(map(is_distributed, parameters.values()))
         several = "shards" if sharded else "replicas"
         probe = Probe(
-            losses=[partial(self._loss, pl_module, precision, *batch) for batch in self._kept.batches],
+            losses=[partial(self._loss, pl_module, precision, sharded, *batch) for batch in self._kept.batches],
             parameters=parameters,
             optimizer=trainer.optimizers[0] if trainer.optimizers else None,
             ranks=several if trainer.world_size > 1 else "one",
@@ -419,13 +424,19 @@ class HessianSpectrum(Observer):
         self,
         pl_module: LightningModule,
         precision: Precision,
+        sharded: bool,
         batch: Any,
         batch_idx: int,
     ) -> Tensor:
-        """Return the loss of a batch, at the same random numbers each time."""
+        """Return the loss of a batch, at the same random numbers each time.
+
+        Where layers talk to other ranks for their weights, all ranks come that far before any goes on.
+        """
         torch.manual_seed(self.seed)
+        prepared = partial(kept, batch)
+        here = on_all_ranks(prepared, pl_module.device) if sharded else prepared()
         with without_autocast(pl_module), precision():
-            return training_loss(pl_module, kept(batch), batch_idx)
+            return training_loss(pl_module, here, batch_idx)
 
     def _attention(self) -> AbstractContextManager[None]:
         kernel: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
