@@ -20,6 +20,22 @@ class Kind(str, Enum):
     OSCILLATING_LOSS = "oscillating_loss"
     STALLED_TRAINING = "stalled_training"
     POOR_INITIALIZATION = "poor_initialization"
+    OUTPUT_MISMATCH = "output_mismatch"
+    LOSS_MISMATCH = "loss_mismatch"
+    UNSCALED_DATA = "unscaled_data"
+    REPEATED_BATCH = "repeated_batch"
+    GRADIENTS_NOT_CLEARED = "gradients_not_cleared"
+    EVALUATION_MODE = "evaluation_mode"
+    NOT_OPTIMIZED = "not_optimized"
+    REPLICAS_OUT_OF_STEP = "replicas_out_of_step"
+    LOST_UPDATES = "lost_updates"
+    SCHEDULE_INTERVAL = "schedule_interval"
+    LEARNING_RATE_TOO_HIGH = "learning_rate_too_high"
+    LEARNING_RATE_TOO_LOW = "learning_rate_too_low"
+    ATTENTION_COLLAPSE = "attention_collapse"
+    EXPERT_IMBALANCE = "expert_imbalance"
+    LOSS_SPIKE = "loss_spike"
+    LOGIT_DRIFT = "logit_drift"
 
     def __str__(self) -> str:
         return self.value
