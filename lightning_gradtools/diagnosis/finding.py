@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_gradtools.diagnosis.state import from_state
 
@@ -143,6 +143,13 @@ class Remedy:
         return from_state(cls, {**state, "overrides": overrides, "change": change and Change(change)})
 
 
+class Cause(NamedTuple):
+    """The finding that another follows from: its kind and its layer."""
+
+    kind: Kind
+    layer: str
+
+
 @dataclass(frozen=True)
 class Finding:
     """A pathology that was found.
@@ -156,6 +163,7 @@ class Finding:
         message: what is wrong, in one sentence.
         remedy: what to try, the best first.
         resolved_at: the step at which the evidence had gone, or None while it stands.
+        cause: the finding that this one follows from, so that it needs no remedy of its own; None for a root.
     """
 
     kind: Kind
@@ -166,15 +174,24 @@ class Finding:
     message: str
     remedy: tuple[Remedy, ...] = ()
     resolved_at: int | None = None
+    cause: Cause | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain dictionaries, tuples, strings and numbers."""
         remedy = tuple({**asdict(each), "change": each.change and str(each.change)} for each in self.remedy)
-        return {**asdict(self), "kind": str(self.kind), "severity": str(self.severity), "remedy": remedy}
+        cause = self.cause and (str(self.cause.kind), self.cause.layer)
+        return {
+            **asdict(self),
+            "kind": str(self.kind),
+            "severity": str(self.severity),
+            "remedy": remedy,
+            "cause": cause,
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Finding":
         """Return the finding that :meth:`as_dict` was called on, also of another version."""
+        cause = state.get("cause")
         return from_state(
             cls,
             {
@@ -183,5 +200,6 @@ class Finding:
                 "severity": Severity(state["severity"]),
                 "evidence": tuple(from_state(Evidence, each) for each in state["evidence"]),
                 "remedy": tuple(Remedy.from_dict(each) for each in state.get("remedy", ())),
+                "cause": cause and Cause(Kind(cause[0]), cause[1]),
             },
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lightning_gradtools.diagnosis.causes import linked
 from lightning_gradtools.diagnosis.finding import Finding, Kind
 
 _PATIENCE = 3  # evaluations without evidence before a finding is withdrawn
@@ -22,11 +23,17 @@ class FindingTracker:
         self._absent: dict[tuple[Kind, str], int] = {}
 
     def update(self, candidates: Iterable[Finding], step: int) -> list[Finding]:
-        """Take what the rules say at ``step``; return the findings that are new or have escalated."""
-        news: list[Finding] = []
+        """Take what the rules say at ``step``; return those that are new, escalated, or follow from no other any more.
+
+        While a value is not finite nothing is withdrawn: no rule can see then whether its evidence has gone.
+        """
+        news: dict[tuple[Kind, str], None] = {}
         standing = {(each.kind, each.layer): i for i, each in enumerate(self.findings) if each.resolved_at is None}
+        followed = {key for key, i in standing.items() if self.findings[i].cause is not None}
         present = set()
+        blind = False
         for candidate in candidates:
+            blind = blind or candidate.kind == Kind.NONFINITE
             key = candidate.kind, candidate.layer
             if key in standing and candidate.severity < self.findings[standing[key]].severity:
                 continue  # as good as gone: what is left of it may be found anew
@@ -35,20 +42,29 @@ class FindingTracker:
             if key not in standing:
                 standing[key] = len(self.findings)
                 self.findings.append(candidate)
-                news.append(candidate)
+                news[key] = None
                 continue
             known = self.findings[standing[key]]
             if candidate.severity > known.severity:
                 self.findings[standing[key]] = candidate
-                news.append(candidate)
+                news[key] = None
             else:
                 self.findings[standing[key]] = replace(candidate, step=known.step)
-        for key in standing.keys() - present:
+        for key in standing.keys() - present if not blind else ():
             self._absent[key] = self._absent.get(key, 0) + 1
             if self._absent[key] >= _PATIENCE:
                 del self._absent[key]
                 self.findings[standing[key]] = replace(self.findings[standing[key]], resolved_at=step)
-        return news
+        self._link()
+        left = {key: self.findings[standing[key]] for key in followed}
+        news |= dict.fromkeys(key for key, each in left.items() if each.cause is None and each.resolved_at is None)
+        return [self.findings[standing[key]] for key in news]
+
+    def _link(self) -> None:
+        """Say of all that stands what it follows from."""
+        places = [i for i, each in enumerate(self.findings) if each.resolved_at is None]
+        for i, finding in zip(places, linked([self.findings[i] for i in places]), strict=True):
+            self.findings[i] = finding
 
     def state_dict(self) -> dict[str, Any]:
         """Return it as plain dictionaries, lists and numbers."""

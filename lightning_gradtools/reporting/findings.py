@@ -2,12 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from lightning_gradtools.diagnosis import Finding, Severity
+from lightning_gradtools.diagnosis import Finding, Remedy, Severity
+from lightning_gradtools.diagnosis.causes import from_causes
+
+_SHOWN = 3  # layers of a kind of consequence that are named
 
 
 def place(finding: Finding) -> str:
@@ -21,35 +24,58 @@ def one_line(finding: Finding) -> str:
     return f"step {finding.step}, {finding.severity}: {finding.message}{remedy}"
 
 
-def console_table(findings: Sequence[Finding]) -> str:
-    """Return a table, what stands and is worst first; below the first of each kind what to try.
+def roots(findings: Sequence[Finding]) -> list[Finding]:
+    """Return those that stand and follow from no other, the worst first and of these causes before consequences."""
+    standing = [each for each in findings if each.resolved_at is None and each.cause is None]
+    return sorted(from_causes(standing), key=lambda each: -each.severity.rank)
 
-    "no findings" if there are none: a head without lines would leave people wondering.
+
+def console_table(findings: Sequence[Finding]) -> str:
+    """Return a table of causes, the worst first: below each what to try, and in a line for each kind what follows.
+
+    What was resolved comes last. "no findings" if there are none: a head without lines would leave people wondering.
     """
     if not findings:
         return "no findings"
-    ordered = _ordered(findings)
+    told = roots(findings) + _ordered(each for each in findings if each.resolved_at is not None)
     rows = [
-        (str(each.severity), str(each.kind), place(each), str(each.step), _state(each), each.message)
-        for each in ordered
+        (str(each.severity), str(each.kind), place(each), str(each.step), _state(each), each.message) for each in told
     ]
     head = ("severity", "kind", "layer", "step", "state", "what")
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(5)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(head, widths, strict=False)), head[5]])]
     advised = set()
-    for row, finding in zip(rows, ordered, strict=True):
+    for row, finding in zip(rows, told, strict=True):
         lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]))
-        for remedy in finding.remedy[:2] if finding.kind not in advised else ():
-            how = " ".join(remedy.overrides) or remedy.code
-            lines.append(f"{'':{widths[0]}}  -> {remedy.sentence}{f'  [{how}]' if how else ''}")
+        below = [f"-> {advice(remedy)}" for remedy in finding.remedy[:2] if finding.kind not in advised]
+        lines += [f"{'':{widths[0]}}  {line}" for line in [*below, *_consequences(finding, findings)]]
         advised.add(finding.kind)
     return "\n".join(lines)
 
 
+def advice(remedy: Remedy) -> str:
+    """Return the sentence of a remedy, and how to do it where that is known."""
+    how = " ".join(remedy.overrides) or remedy.code
+    return f"{remedy.sentence}{f'  [{how}]' if how else ''}"
+
+
+def _consequences(root: Finding, findings: Sequence[Finding]) -> list[str]:
+    """Return a line for each kind of finding that follows from ``root``."""
+    kinds: dict[str, list[Finding]] = {}
+    for each in findings:
+        if each.resolved_at is None and each.cause == (root.kind, root.layer):
+            kinds.setdefault(str(each.kind), []).append(each)
+    lines = []
+    for kind, members in kinds.items():
+        more = f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else ""
+        lines.append(f"with it: {kind} in {', '.join(map(place, members[:_SHOWN]))}{more}")
+    return lines
+
+
 def card(findings: Sequence[Finding]) -> str:
-    """Return all findings as Markdown."""
+    """Return all findings as Markdown, causes with what follows from them."""
     parts = []
-    for finding in _ordered(findings):
+    for finding in roots(findings) + _ordered(each for each in findings if each.resolved_at is not None):
         parts.append(f"### {finding.severity}: {finding.kind} in {place(finding)}\n\n{finding.message}\n")
         parts.append(f"Step {finding.step}, {_state(finding)}.\n")
         parts.append("| evidence | value | threshold | steps |\n|---|---|---|---|")
@@ -60,13 +86,13 @@ def card(findings: Sequence[Finding]) -> str:
         for number, remedy in enumerate(finding.remedy, 1):
             how = " ".join(remedy.overrides) or remedy.code
             parts.append(f"{number}. {remedy.sentence}{f' `{how}`' if how else ''}")
-        parts.append("")
+        parts += ["", *(f"- {line}" for line in _consequences(finding, findings)), ""]
     return "\n".join(parts)
 
 
 def verdict_line(findings: Sequence[Finding], samples: int) -> str:
     """Return the verdict on a run in one line, from its findings and the number of sampled steps."""
-    standing = [each for each in _ordered(findings) if each.resolved_at is None and each.severity >= Severity.WARNING]
+    standing = [each for each in findings if each.resolved_at is None and each.severity >= Severity.WARNING]
     if not samples:
         return "no verdict: no step was sampled yet"
     if not findings:
@@ -74,10 +100,13 @@ def verdict_line(findings: Sequence[Finding], samples: int) -> str:
     if not standing:
         others = f"{len(findings)} lesser or resolved"
         return f"healthy: nothing at warning or above stands after {samples} sampled steps ({others})"
-    worst, more = standing[0], len(standing) - 1
-    advice = f"; try: {worst.remedy[0].sentence}" if worst.remedy else ""
-    others = f" (and {more} more)" if more else ""
-    return f"sick: {worst.kind} in {place(worst)} since step {worst.step}{others}: {worst.message}{advice}"
+    worst, *more = roots(standing)
+    followers = sum(each.cause == (worst.kind, worst.layer) for each in standing)
+    advised = f"; try: {worst.remedy[0].sentence}" if worst.remedy else ""
+    notes = [f"{followers} more follow from it"] if followers else []
+    notes += [f"and {len(more)} other cause{'s' if len(more) > 1 else ''}"] if more else []
+    others = f" ({', '.join(notes)})" if notes else ""
+    return f"sick: {worst.kind} in {place(worst)} since step {worst.step}{others}: {worst.message}{advised}"
 
 
 def html_table(findings: Sequence[Finding], title: str) -> str:
@@ -131,7 +160,7 @@ class FindingsFile:
         return self._path.stat().st_size if self._path.exists() else 0
 
 
-def _ordered(findings: Sequence[Finding]) -> list[Finding]:
+def _ordered(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda each: (each.resolved_at is not None, -each.severity.rank, each.step))
 
 

@@ -20,7 +20,7 @@ WAYS = {
 
 
 def split_in_every_way() -> dict[str, Any]:
-    """Compare with the whole tensor's answer on this rank of four: three rows, so that a rank has none, among others."""
+    """Compare with the whole tensor's answer on this rank of four; of three rows one rank has none."""
     torch.manual_seed(0)
     row = torch.randn(1, 6)
     same = row.expand(3, 6).clone()

@@ -42,6 +42,7 @@ from lightning_gradtools.reporting.findings import (
     console_table,
     html_table,
     one_line,
+    roots,
     verdict_line,
 )
 from lightning_gradtools.reporting.loggers import log_scalars, log_text
@@ -460,8 +461,12 @@ class PathologyDetector(Observer):
         """Return the verdict on the run so far, in one line."""
         return verdict_line(self.findings, len(self.history.observations))
 
+    def roots(self) -> list[Finding]:
+        """Return the findings that stand and follow from no other, the worst first."""
+        return roots(self.findings)
+
     def table(self) -> str:
-        """Return the findings as a table, what stands and is worst first."""
+        """Return the causes as a table, the worst first, each with what to try and what follows from it."""
         return console_table(self.findings)
 
     def __repr__(self) -> str:

@@ -43,10 +43,17 @@ class Policy:
         }
 
     def verdict(self, news: Iterable[Finding]) -> Verdict:
-        """Return what is to be done about ``news``; who stops or raises also warns."""
+        """Return what is to be done about ``news``; what stops or raises also warns.
+
+        What follows from another finding is not warned of: that one is.
+        """
         acted = [(finding, self.actions[finding.severity]) for finding in news]
         return Verdict(
-            warn=tuple(finding for finding, action in acted if action != "log"),
+            warn=tuple(
+                finding
+                for finding, action in acted
+                if action in ("stop", "raise") or (action == "warn" and finding.cause is None)
+            ),
             stop=next((finding for finding, action in acted if action == "stop"), None),
             fail=next((finding for finding, action in acted if action == "raise"), None),
         )

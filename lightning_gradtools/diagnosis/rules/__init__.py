@@ -16,7 +16,6 @@ def _rules_of_this_folder() -> tuple[Rule, ...]:
 
 
 RULES = _rules_of_this_folder()
-_CAUSE_FIRST = Remedy(sentence="Mend the layers named in the other findings first: this may follow from them.")
 
 
 def diagnose(history: History, rules: Sequence[Rule] = RULES) -> list[Finding]:
@@ -36,10 +35,4 @@ def diagnose(history: History, rules: Sequence[Rule] = RULES) -> list[Finding]:
         found += new
         if new and rule.is_exclusive:
             break
-    if any(each.layer and each.severity >= Severity.WARNING and not _is_stalled(each) for each in found):
-        return [replace(each, remedy=(_CAUSE_FIRST, *each.remedy)) if _is_stalled(each) else each for each in found]
     return found
-
-
-def _is_stalled(finding: Finding) -> bool:
-    return finding.kind == Kind.STALLED_TRAINING

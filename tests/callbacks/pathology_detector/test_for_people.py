@@ -62,16 +62,19 @@ def test_a_healthy_run_is_called_healthy_and_has_no_empty_table(healthy):
 def test_a_sick_run_is_told_in_one_line_with_the_layer_since_when_why_and_what_to_do(sick):
     verdict, worst = sick.report(), sick.findings[0]
     assert "\n" not in verdict
-    assert verdict.startswith(f"sick: dead_relu in net.3 since step {worst.step} (and 1 more): 32 of 32 relu units")
+    assert verdict.startswith(
+        f"sick: dead_relu in net.3 since step {worst.step} (1 more follow from it): 32 of 32 relu units"
+    )
     assert verdict.endswith(f"; try: {worst.remedy[0].sentence}")
 
 
-def test_its_table_has_a_line_for_each_finding_and_below_it_what_to_try(sick):
+def test_its_table_has_a_line_for_the_cause_below_it_what_to_try_and_what_follows(sick):
     head, *lines = sick.table().splitlines()
     assert head.split() == ["severity", "kind", "layer", "step", "state", "what"]
     columns = [head.index(word) for word in ("kind", "layer", "step", "state", "what")]
-    rows = [line for line in lines if "->" not in line]
-    assert [row.split()[:2] for row in rows] == [["critical", "dead_relu"], ["warning", "stalled_training"]]
+    rows = [line for line in lines if "->" not in line and "with it:" not in line]
+    assert [row.split()[:2] for row in rows] == [["critical", "dead_relu"]]
+    assert lines[-1].strip() == "with it: stalled_training in (whole model)"
     assert all(row[column - 1] == " " != row[column] for row in rows for column in columns)
     advice = [line.split("->")[1].strip() for line in lines if "->" in line]
     assert advice[0].startswith(sick.findings[0].remedy[0].sentence)
