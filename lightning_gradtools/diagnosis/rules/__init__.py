@@ -1,11 +1,10 @@
 """Rules, one pathology a file: a history of observations in, findings out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
 
-from lightning_gradtools.diagnosis.finding import Finding, Kind, Remedy, Severity
+from lightning_gradtools.diagnosis.finding import Finding
 from lightning_gradtools.diagnosis.observation import History
 from lightning_gradtools.diagnosis.rule import Rule, RuleContext
 
