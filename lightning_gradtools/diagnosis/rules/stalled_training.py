@@ -4,8 +4,14 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.progress import LATE, LITTLE, Progress, too_slow
-from lightning_gradtools.diagnosis.remedies import lower_weight_decay, raise_learning_rate, search_learning_rate
+from lightning_gradtools.diagnosis.remedies import (
+    lower_learning_rate,
+    lower_weight_decay,
+    raise_learning_rate,
+    search_learning_rate,
+)
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
+from lightning_gradtools.diagnosis.updates import LONG_STEP, early_update
 
 LEARNED = 0.05
 _STEPS = 60
@@ -136,7 +142,8 @@ def _too_slow(context: RuleContext, going: Progress) -> Finding | None:
         f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, close to that of a constant"
         " prediction"
     )
-    remedy = (raise_learning_rate(context), Remedy(sentence="Scale inputs and targets to unit variance."))
+    rate = lower_learning_rate if early_update(history) >= LONG_STEP else raise_learning_rate
+    remedy = (rate(context), Remedy(sentence="Scale inputs and targets to unit variance."))
     return _finding(context, evidence, message, remedy)
 
 
@@ -159,7 +166,10 @@ def _finding(
 
 
 def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
+    long_steps = early_update(context.history) >= LONG_STEP
+    rate = (lower_learning_rate(context, why=": its first steps were long"),) if long_steps else ()
     return (
+        *rate,
         Remedy(sentence="Check that inputs and targets belong together: shuffled labels look like this."),
         search_learning_rate(context),
         Remedy(

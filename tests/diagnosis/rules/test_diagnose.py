@@ -12,14 +12,6 @@ from lightning_gradtools import diagnosis
 from lightning_gradtools.diagnosis.rules import RULES
 
 
-def test_a_stall_with_a_cause_points_to_it():
-    def first_remedy(made):
-        return found(made)["stalled_training", ""].remedy[0].sentence
-
-    assert "other findings" in first_remedy(history(seen=decaying(0.1)))
-    assert "other findings" not in first_remedy(history())
-
-
 def test_a_healthy_history_yields_nothing():
     assert not found(history(loss=falling))
 
