@@ -30,7 +30,8 @@ class LossSample:
         kind: ``"classes"``, ``"squares"``, ``"bits"`` or ``"distances"``.
         loss: [] the mean loss.
         count: [] number of targets averaged over.
-        first: [k] sum over samples of each target (of its one-hot code for classes).
+        first: [k] sum over samples of each target (of its one-hot code for classes); for distances [1] the loss of
+            predicting zero, times the count.
         second: [k] sum of squares, for squared error; for distances [1] the baseline loss, times the count.
     """
 
@@ -57,6 +58,17 @@ def baseline_loss(kind: str, count: Tensor, first: Tensor, second: Tensor) -> Te
     else:
         loss = (second / count.clamp(min=1) - p.square()).clamp(min=0).mean()
     return torch.where(count < LEAST_TARGETS, torch.nan, loss)
+
+
+def zero_loss(kind: str, count: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the loss [] of predicting zero, as a network does in the beginning; NaN for classes and bits.
+
+    For targets far from zero it is many times the baseline loss, and coming down from there is what training has to do
+    first.
+    """
+    if kind in ("squares", "distances"):
+        return ((second if kind == "squares" else first) / count.clamp(min=1)).mean()
+    return torch.full_like(count, torch.nan)
 
 
 def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
@@ -109,8 +121,9 @@ def _distances(
     rows = target.detach().float().reshape(len(target), -1)
     settings = {key: kwargs[key] for key in ("beta", "delta") if key in kwargs}
     loss = function(rows.median(0).values.expand_as(rows), rows, **settings)
+    zero = function(torch.zeros_like(rows), rows, **settings)
     count = rows.new_full((), len(rows))
-    return LossSample("distances", out.detach().float().mean(), count, count.reshape(1), count * loss.reshape(1))
+    return LossSample("distances", out.detach().float().mean(), count, count * zero.reshape(1), count * loss.reshape(1))
 
 
 # Loss function in torch.nn.functional -> what to keep of a call.

@@ -83,6 +83,8 @@ class Observation:
         activations: likewise.
         learning_rate: the largest of all parameter groups.
         skill: 1 - loss / baseline loss, of this step's batch; None where the loss is of no known kind.
+        offset: loss of predicting zero / baseline loss; 1 where that is no more, or not known. Larger for targets far
+            from zero, where every training starts above the baseline loss.
     """
 
     step: int
@@ -90,6 +92,7 @@ class Observation:
     activations: tuple[ActivationObservation, ...] = ()
     learning_rate: float = 0.0
     skill: float | None = None
+    offset: float = 1.0
 
     # A history is judged anew at each sample, and each rule goes through all of it.
     @cached_property
@@ -223,6 +226,10 @@ class History:
     def baseline_loss(self) -> float | None:
         """Return the baseline loss on the scale of the losses, None where it is not known."""
         return statistics.median(self.baselines) if self.baselines else None
+
+    def offset(self) -> float:
+        """Return the latest observation's offset, 1 without any."""
+        return self.observations[-1].offset if self.observations else 1.0
 
     def share_done(self) -> float:
         """Return the share of the run's steps that have been taken, 0 where its end is not known."""

@@ -18,6 +18,7 @@ from lightning_gradtools.diagnosis.observation import History
 
 SHORT, LONG, TRANSIENT = 30, 100, 20  # steps
 LATE, LITTLE = 0.5, 0.1  # of the run; learned, as a share of what there is
+FAR = 2.0  # loss of predicting zero / baseline loss, of targets whose mean is beyond their deviation
 _T = 3.0  # standard errors; by chance once in 700 windows
 _LEAST_FALL = 0.01  # of the level, between the halves of a window
 
@@ -34,6 +35,8 @@ class Progress:
         improving: whether the loss falls, beyond noise and by a share that matters.
         t: Welch's t of that fall, the larger of two; positive if it falls.
         noise: standard deviation of the latest losses.
+        has_baseline: whether the baseline loss is known; else ``gain`` is what the loss has come down by since the
+            start, which tells little: a loss may start where it has to stay, as an ELBO or a contrastive one.
     """
 
     steps: int
@@ -43,6 +46,7 @@ class Progress:
     improving: bool
     t: float
     noise: float
+    has_baseline: bool = True
 
     def nothing_learned(self, least: float = 0.1) -> bool:
         """Say whether the run is hardly better than a constant prediction, and not on its way to be."""
@@ -65,7 +69,9 @@ def progress(history: History) -> Progress | None:
     slow = _trend(settled) if len(settled) > SHORT else trend
     steps = min(len(losses), LONG)
     noise = math.sqrt(_variance(losses[-SHORT:]))
-    return Progress(steps, level, start, gain, trend.falls or slow.falls, max(trend.t, slow.t), noise)
+    has_baseline = history.baseline_loss() is not None or history.skill() is not None
+    falls, t = trend.falls or slow.falls, max(trend.t, slow.t)
+    return Progress(steps, level, start, gain, falls, t, noise, has_baseline)
 
 
 def _gain(history: History, level: float, start: float) -> float:
@@ -78,7 +84,12 @@ def _gain(history: History, level: float, start: float) -> float:
 
 
 def too_slow(history: History, going: Progress) -> bool:
-    """Say whether half of the run is over and next to nothing was learned."""
+    """Say whether half of the run is over and next to nothing was learned.
+
+    Of targets far from zero the mean is learned first: while the loss comes down from there that is something.
+    """
+    if going.improving and history.offset() > FAR and going.level < going.start / FAR:
+        return False
     return history.share_done() >= LATE and going.gain < LITTLE
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_gradtools._lightning.gradient_pass import GradientPass
 from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
-from lightning_gradtools.activations.baseline_loss import baseline_loss
+from lightning_gradtools.activations.baseline_loss import baseline_loss, zero_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
@@ -251,6 +251,7 @@ class StepSample:
             activations=() if statistics is None else tuple(self._observed_activations(values, statistics.samples)),
             learning_rate=learning_rate,
             skill=score[0] if score and math.isfinite(score[0]) else None,
+            offset=max(1.0, score[1]) if score and math.isfinite(score[1]) else 1.0,
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 
@@ -280,7 +281,10 @@ class StepSample:
         return norms
 
     def _skill(self, means: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> Tensor:
-        """Return [1] 1 - loss / baseline loss, or nothing where the loss is of no known kind."""
+        """Return [2] 1 - loss / baseline loss, and the loss of predicting zero / baseline loss.
+
+        Nothing where the loss is of no known kind.
+        """
         self.moments = dict(moments)
         if "loss" not in means:
             return torch.zeros(0)
@@ -288,8 +292,9 @@ class StepSample:
             known, new = moments.get(name), means[name]
             self.moments[name] = known.to(new) + new if known is not None and known.shape == new.shape else new
         count, first, second = (self.moments[name] for name in _MOMENTS)
-        baseline = baseline_loss(self.tap.losses[0].kind, count.reshape(()), first, second)
-        return 1 - means["loss"] / baseline.clamp(min=1e-12)
+        kind, count = self.tap.losses[0].kind, count.reshape(())
+        baseline = baseline_loss(kind, count, first, second).clamp(min=1e-12)
+        return torch.cat([1 - means["loss"] / baseline, (zero_loss(kind, count, first, second) / baseline).reshape(1)])
 
     def _observed_layers(self, values: Mapping[str, list[float]], names: Mapping[int, str]) -> list[LayerObservation]:
         trainable = {names.get(id(parameter), "") for parameter in self.trainable}

@@ -37,11 +37,12 @@ def _divergence(context: RuleContext) -> Evidence | None:
     if len(skills) >= 3:
         now, start = going.gain, skills[0]
         stays = going.steps >= TRANSIENT and not going.improving  # a few first losses cannot tell
-        if 1 - now > WORSE and (stays or 1 - now > WORSE * max(1.0, 1 - start)):
-            steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > WORSE, 3)
+        worse = WORSE * history.offset()  # than predicting zero, where that is worse than the best constant
+        if 1 - now > worse and (stays or 1 - now > worse * max(1.0, 1 - start)):
+            steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > worse, 3)
             if steps:
                 return Evidence(
-                    quantity="loss / loss of a constant prediction", value=1 - now, threshold=WORSE, steps=steps
+                    quantity="loss / loss of a constant prediction", value=1 - now, threshold=worse, steps=steps
                 )
     elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
         return Evidence(

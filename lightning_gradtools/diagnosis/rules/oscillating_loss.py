@@ -43,7 +43,7 @@ def find_oscillating_loss(context: RuleContext) -> Iterator[Finding]:
         return
     moves = [after - before for before, after in pairwise(losses)]
     correlation, move = lag_one(losses), statistics.median(map(abs, moves))
-    baseline = history.baseline_loss() or going.start
+    baseline = (history.baseline_loss() or going.start) * history.offset()
     turns = sum(a * b < 0 for a, b in pairwise(moves)) / (len(moves) - 1)
     alternates = correlation <= AUTOCORRELATION and deviation >= SWING * mean
     # The noise of batches, too, moves the loss to and fro, but around what was learned.

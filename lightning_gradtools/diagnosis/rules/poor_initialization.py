@@ -87,7 +87,7 @@ def _signal(context: RuleContext) -> Finding | None:
 def _first_loss(context: RuleContext) -> Finding | None:
     skill = context.history.first_observations[0].skill
     loss = 1.0 - skill if skill is not None else 1.0
-    if not loss > LOSS:
+    if not loss > LOSS * context.history.offset():
         return None
     return Finding(
         kind=Kind.POOR_INITIALIZATION,
@@ -110,10 +110,10 @@ def _first_loss(context: RuleContext) -> Finding | None:
 
 
 def _severity(context: RuleContext) -> Severity:
-    going = context.progress
+    going, too_high = context.progress, LOSS * context.history.offset()
     sick = going is not None and (
         (going.steps >= _LOSSES and going.nothing_learned() and not context.history.warming_up())
-        or (going.steps >= 2 * _LOSSES and 1 - going.gain > LOSS)  # it comes down, from too high up
+        or (going.steps >= 2 * _LOSSES and 1 - going.gain > too_high)  # it comes down, from too high up
         or too_slow(context.history, going)
     )
     return Severity.WARNING if sick else Severity.INFO

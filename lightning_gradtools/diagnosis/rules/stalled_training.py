@@ -98,8 +98,9 @@ def _no_better_than_baseline(context: RuleContext, going: Progress) -> Finding |
         ),
         Evidence(quantity="fall of the loss in its standard errors", value=going.t, threshold=3.0, steps=going.steps),
     )
-    message = f"the loss stands at {going.level:.4g}, no better than a constant prediction, and does not move"
-    return _finding(context, evidence, message)
+    beside = "no better than a constant prediction" if going.has_baseline else f"where it began ({going.start:.4g})"
+    message = f"the loss stands at {going.level:.4g}, {beside}, and does not move"
+    return _finding(context, evidence, message, severity=_severity(going))
 
 
 def _faded(context: RuleContext, going: Progress) -> Finding | None:
@@ -138,13 +139,16 @@ def _too_slow(context: RuleContext, going: Progress) -> Finding | None:
         ),
         Evidence(quantity="steps so far / steps of the run", value=share, threshold=LATE, steps=history.step + 1),
     )
-    message = (
-        f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, close to that of a constant"
-        " prediction"
-    )
+    beside = "close to that of a constant prediction" if going.has_baseline else f"from {going.start:.4g}"
+    message = f"after {share:.0%} of the run the loss has come down to {going.level:.4g} only, {beside}"
     rate = lower_learning_rate if early_update(history) >= LONG_STEP else raise_learning_rate
     remedy = (rate(context), Remedy(sentence="Scale inputs and targets to unit variance."))
-    return _finding(context, evidence, message, remedy)
+    return _finding(context, evidence, message, remedy, severity=_severity(going))
+
+
+def _severity(going: Progress) -> Severity:
+    """Where the baseline loss is not known, nobody can tell what there is to learn."""
+    return Severity.WARNING if going.has_baseline else Severity.INFO
 
 
 def _finding(
@@ -153,12 +157,13 @@ def _finding(
     message: str,
     remedy: tuple[Remedy, ...] = (),
     layer: str = "",
+    severity: Severity = Severity.WARNING,
 ) -> Finding:
     return Finding(
         kind=Kind.STALLED_TRAINING,
         layer=layer,
         step=context.latest.step,
-        severity=Severity.WARNING,
+        severity=severity,
         evidence=evidence,
         message=message,
         remedy=remedy,

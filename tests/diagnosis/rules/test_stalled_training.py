@@ -55,3 +55,10 @@ def test_half_of_the_run_for_next_to_nothing():
     assert "after 83% of the run" in found(slowly(120, 0.07))["stalled_training", ""].message
     assert not serious(slowly(300, 0.07))
     assert not serious(slowly(120, 0.15))
+
+
+def test_where_the_baseline_is_not_known_it_is_said_of_the_start_and_as_an_info():
+    stands = found(history(skill=None))["stalled_training", ""]
+    assert stands.severity == "info"
+    assert "where it began" in stands.message
+    assert "constant prediction" not in stands.message
