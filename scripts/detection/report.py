@@ -14,7 +14,7 @@ steps           from a kind's onset to the first time it was said, the least ove
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detection.intervals import of_median, wilson
@@ -36,6 +36,8 @@ class Case:
     layers: Sequence[str]
     parametric: Sequence[str]
     said: Mapping[str, Sequence[Mapping[str, Any]]]
+    roots: Sequence[str] | None = None
+    """Kinds of our findings that stand in the end and follow from no other; None where it was not asked."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def per_pathology(cases: Sequence[Case], detector: str) -> dict[str, dict[str, A
 def only(case: Case, detector: str, label: Label) -> Case:
     """Return the case with nothing said but this kind."""
     words = [each for each in case.said[detector] if each["kind"] == label.kind]
-    return Case(case.recipe, case.seed, case.outcome, case.layers, case.parametric, {detector: words})
+    return replace(case, said={detector: words})
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -189,6 +191,10 @@ def report(cases: Sequence[Case], detectors: Sequence[str]) -> str:
         f"{len(cases)} runs of {len({case.recipe.name for case in cases})} recipes: {counts}. [95 % intervals]",
         table({detector: score(cases, detector) for detector in detectors}),
     ]
+    asked = [case for case in cases if case.outcome.verdict == "sick" and case.roots is not None]
+    if asked:
+        few = Share(sum(len(case.roots or ()) <= 1 for case in asked), len(asked))
+        parts.append(f"sick runs for which {OURS} tells at most one cause: {few}")
     for detector in detectors:
         rows = per_pathology(cases, detector)
         if rows:

@@ -114,6 +114,7 @@ def watched(recipe: Recipe, seed: int) -> dict[str, Any]:
         "seed": seed,
         "findings": list(reader.seen.values()),
         "final": [finding.as_dict() for finding in detector.findings],
+        "roots": [str(each.kind) for each in detector.roots() if str(each.severity) != "info"],
         "weights": fingerprint(module),
         "seconds": time.perf_counter() - began,
     }
