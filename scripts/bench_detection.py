@@ -118,7 +118,7 @@ def gather(chosen: Sequence[Recipe], seeds: Sequence[int], folder: Path, version
                 said[OURS] = watched["findings"]
                 if watched["weights"] != run["weights"]:
                     print(f"FAILED {recipe.name} seed {seed}: the detector changed the weights")
-            start, roots = run["measurements"][0], watched and watched["roots"]
+            start, roots = run["measurements"][0], None if watched is None else watched["roots"]
             found = outcome(run, twin, recipe)
             cases.append(Case(recipe, seed, found, run["layers"], list(start["scale"]), said, roots))
     return cases
