@@ -1,0 +1,26 @@
+"""Where in a network several parameters lie, for a finding that names one place."""
+
+from collections.abc import Collection, Sequence
+
+
+def place(parameters: Sequence[str], layers: Collection[str]) -> str:
+    """Return the path to name for ``parameters``: "" if they are those of all ``layers``, or lie in different ones.
+
+    Args:
+        parameters: their names.
+        layers: paths of all modules with parameters of their own that are in question.
+    """
+    owners = [name.rpartition(".")[0] for name in parameters]
+    if set(layers) <= set(owners):
+        return ""
+    parts = [owner.split(".") for owner in owners]
+    depth = 0
+    while all(len(each) > depth and each[depth] == parts[0][depth] for each in parts):
+        depth += 1
+    return ".".join(parts[0][:depth])
+
+
+def in_words(parameters: Sequence[str]) -> str:
+    """Return ``parameters`` as they are said: the first, and how many others."""
+    first, others = parameters[0], len(parameters) - 1
+    return first if not others else f"{first} and {others} other{'s' if others > 1 else ''}"
