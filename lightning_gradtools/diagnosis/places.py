@@ -4,14 +4,14 @@ from collections.abc import Collection, Sequence
 
 
 def place(parameters: Sequence[str], layers: Collection[str]) -> str:
-    """Return the path to name for ``parameters``: "" if they are those of all ``layers``, or lie in different ones.
+    """Return the path of the innermost module with all ``parameters``; "" also where all ``layers`` have some.
 
     Args:
         parameters: their names.
-        layers: paths of all modules with parameters of their own that are in question.
+        layers: paths of all modules with parameters of their own that are in question; none where that is not asked.
     """
     owners = [name.rpartition(".")[0] for name in parameters]
-    if set(layers) <= set(owners):
+    if layers and set(layers) <= set(owners):
         return ""
     parts = [owner.split(".") for owner in owners]
     depth = 0

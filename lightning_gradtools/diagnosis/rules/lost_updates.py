@@ -9,7 +9,8 @@ from lightning_gradtools.diagnosis.observation import Observation
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 LOST = 0.5  # of the elements with a gradient
-NEARLY_ALL = 0.9
+NEARLY_ALL = 0.9  # from which on digits in bfloat16 learned next to nothing of what they did in float32
+HALF_LEARNED = 0.5  # a network that has learned moves less from step to step, and need not move any more
 NEAR_PEAK = 0.5  # of the largest learning rate so far: on its way to zero, every update gets too small at last
 _NEEDED = 4  # observations in a row
 
@@ -32,6 +33,7 @@ def find_lost_updates(context: RuleContext) -> Iterator[Finding]:
     """Weights that stay as they are though an optimizer steps with gradients that are not zero.
 
     - In low precision, an update under half the distance between two numbers is rounded away: a share of elements.
+      Only where torch's own optimizers keep no other weights. A rate that is on its way up or down is not judged.
     - In any precision: none has changed since the run began, at a learning rate above zero.
     """
     history = context.history
@@ -55,12 +57,13 @@ def _stands_still(observation: Observation) -> bool:
 
 
 def _rounded_away(context: RuleContext, share: float) -> Finding:
-    latest = context.latest
+    latest, going = context.latest, context.progress
+    hinders = going is not None and going.gain < HALF_LEARNED
     return Finding(
         kind=Kind.LOST_UPDATES,
         layer="",
         step=latest.step,
-        severity=Severity.WARNING if share >= NEARLY_ALL else Severity.INFO,
+        severity=Severity.WARNING if share >= NEARLY_ALL and hinders else Severity.INFO,
         evidence=(
             Evidence(
                 quantity="share of weights with a gradient that a step leaves unchanged",
