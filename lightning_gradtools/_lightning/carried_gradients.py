@@ -101,9 +101,7 @@ class CarriedGradients:
         window = self._windows.pop(id(optimizer), None)
         if window is None or not window.backward_passes:
             return
-        left = [
-            mark for mark in window.marks if (mark.stands(1) if by_hand else mark.parameter.grad is mark.gradient)
-        ]
+        left = [mark for mark in window.marks if (mark.stands(1) if by_hand else mark.parameter.grad is mark.gradient)]
         self._found.append(Carried([mark.parameter for mark in left], window.norm if left else None))
 
     def take(self) -> list[Carried]:
@@ -117,4 +115,5 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     here = [on_this_rank(gradient) for gradient in gradients]
     dense = [each.coalesce().values() if each.layout == torch.sparse_coo else each for each in here]
     norms = [torch.linalg.vector_norm(each.float()) for each in dense]
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return total

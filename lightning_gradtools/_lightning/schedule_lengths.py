@@ -44,7 +44,8 @@ def schedule_lengths(trainer: Trainer, pl_module: LightningModule) -> list[Sched
 def is_scheduled(trainer: Trainer) -> bool:
     """Say whether a schedule may make a rate of zero larger: none can whose own rates are all zero."""
     return any(
-        any(float(rate) > 0 for rate in getattr(config.scheduler, "base_lrs", ())) for config in trainer.lr_scheduler_configs
+        any(float(rate) > 0 for rate in getattr(config.scheduler, "base_lrs", ()))
+        for config in trainer.lr_scheduler_configs
     )
 
 
@@ -60,9 +61,9 @@ def _lengths(scheduler: Any) -> Iterator[int]:
             yield from _numbers_in(function)
     else:
         argument = length_argument(type(scheduler).__name__)
-        length = None if argument is None else getattr(scheduler, argument, None)
-        if isinstance(length, (int, float)) and length == int(length):
-            yield int(length)
+        whole = None if argument is None else getattr(scheduler, argument, None)
+        if isinstance(whole, (int, float)) and whole == int(whole):
+            yield int(whole)
 
 
 def _numbers_in(function: Callable[..., Any]) -> Iterator[int]:

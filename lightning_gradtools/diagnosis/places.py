@@ -2,6 +2,13 @@
 
 from collections.abc import Collection, Sequence
 
+from lightning_gradtools.diagnosis.observation import History
+
+
+def trained_layers(history: History) -> set[str]:
+    """Return the paths of the layers of which an optimizer that stepped had weights."""
+    return {layer.name for each in history.observations for layer in each.layers if layer.trainable}
+
 
 def place(parameters: Sequence[str], layers: Collection[str]) -> str:
     """Return the path of the innermost module with all ``parameters``; "" also where all ``layers`` have some.

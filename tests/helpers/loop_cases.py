@@ -22,7 +22,13 @@ STEPS = 41  # two epochs of twenty batches, and one
 
 def regularised() -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
+        nn.Linear(64, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
     )
 
 
@@ -140,7 +146,10 @@ class LowRank(nn.Module):
     def __init__(self, layer: nn.Linear, rank: int = 2):
         super().__init__()
         self.layer = layer.requires_grad_(False)
-        self.down, self.up = nn.Linear(layer.in_features, rank, bias=False), nn.Linear(rank, layer.out_features, bias=False)
+        self.down, self.up = (
+            nn.Linear(layer.in_features, rank, bias=False),
+            nn.Linear(rank, layer.out_features, bias=False),
+        )
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x):

@@ -19,8 +19,8 @@ from lightning_gradtools._lightning.carried_gradients import CarriedGradients
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
-from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules, plain_name
 from lightning_gradtools._lightning.modes import evaluating_by_mistake
+from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules, plain_name
 from lightning_gradtools._lightning.schedule_lengths import is_scheduled, schedule_lengths
 from lightning_gradtools._lightning.strategy import Replicas, replicas, require_whole_gradients
 from lightning_gradtools._lightning.unoptimized import unoptimized

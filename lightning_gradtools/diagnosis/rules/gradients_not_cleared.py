@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.places import in_words, place
+from lightning_gradtools.diagnosis.places import in_words, place, trained_layers
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 _NEEDED = 2  # steps in a row of those that were looked at: once may be meant
@@ -34,7 +34,7 @@ def find_gradients_not_cleared(context: RuleContext) -> Iterator[Finding]:
     names = latest.loop.uncleared or ()
     yield Finding(
         kind=Kind.GRADIENTS_NOT_CLEARED,
-        layer=place(names, [layer.name for layer in latest.layers if layer.trainable]),
+        layer=place(names, trained_layers(context.history)),
         step=context.latest.step,
         severity=Severity.CRITICAL,
         evidence=(
@@ -47,8 +47,8 @@ def find_gradients_not_cleared(context: RuleContext) -> Iterator[Finding]:
             Evidence(quantity="parameters whose gradient is not cleared", value=len(names), threshold=0.0),
         ),
         message=(
-            f"gradients are not cleared between steps: step {latest.step} added its own to what the step before had left"
-            f" of {in_words(names)} (norm {latest.loop.left_over:.3g}), so each step repeats all those before it"
+            f"gradients are not cleared between steps: those of {in_words(names)} (norm {latest.loop.left_over:.3g}) are"
+            " still there when the next step's are added, so each step repeats all those before it"
         ),
     )
 

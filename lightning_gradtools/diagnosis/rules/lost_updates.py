@@ -51,8 +51,10 @@ def find_lost_updates(context: RuleContext) -> Iterator[Finding]:
 def _stands_still(observation: Observation) -> bool:
     trained = [layer for layer in observation.layers if layer.trainable]
     with_gradient = [layer for layer in trained if layer.gradient and math.isfinite(layer.gradient)]
-    return bool(with_gradient) and len(with_gradient) == len([each for each in trained if each.gradient]) and all(
-        layer.update == 0 for layer in trained
+    return (
+        bool(with_gradient)
+        and len(with_gradient) == len([each for each in trained if each.gradient])
+        and all(layer.update == 0 for layer in trained)
     )
 
 
@@ -91,7 +93,10 @@ def _never_moved(context: RuleContext) -> Finding:
         severity=Severity.CRITICAL,
         evidence=(
             Evidence(
-                quantity="change of all weights since the start", value=0.0, threshold=0.0, steps=context.history.step + 1
+                quantity="change of all weights since the start",
+                value=0.0,
+                threshold=0.0,
+                steps=context.history.step + 1,
             ),
             Evidence(quantity="norm of their gradient", value=gradient, threshold=0.0),
             Evidence(quantity="learning rate", value=latest.learning_rate, threshold=0.0),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import persists
-from lightning_gradtools.diagnosis.places import in_words, place
+from lightning_gradtools.diagnosis.places import in_words, place, trained_layers
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 SPREAD = 1e-5  # of the weight's norm; what a sample notes is beyond it
@@ -41,7 +41,7 @@ def find_replicas_out_of_step(context: RuleContext) -> Iterator[Finding]:
     names, spread = latest.loop.apart, latest.loop.spread
     yield Finding(
         kind=Kind.REPLICAS_OUT_OF_STEP,
-        layer=place(names, [layer.name for layer in latest.layers if layer.trainable]),
+        layer=place(names, trained_layers(context.history)),
         step=latest.step,
         severity=Severity.CRITICAL,
         evidence=(

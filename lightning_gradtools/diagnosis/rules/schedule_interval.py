@@ -64,6 +64,7 @@ def _mismatch(context: RuleContext, schedule: ScheduleObservation) -> Finding | 
 def _finding(
     context: RuleContext, schedule: ScheduleObservation, length: int, unit: str, times: int, remedy: Remedy
 ) -> Finding:
+    step = "an epoch" if schedule.interval == "epoch" else "an optimizer step"
     so = (
         f"goes through the first {times / length:.1%} of it only"
         if length > times
@@ -79,9 +80,8 @@ def _finding(
             Evidence(quantity="times it is stepped in the run", value=times, threshold=length),
         ),
         message=(
-            f"{schedule.name} is {length} long, as many as the run has {unit}, but it is stepped once"
-            f" {'an epoch' if schedule.interval == 'epoch' else 'an optimizer step'}, {times} times in all: the learning"
-            f" rate {so}"
+            f"{schedule.name} is {length} long, as many as the run has {unit}, but it is stepped once {step}, {times}"
+            f" times in all: the learning rate {so}"
         ),
         remedy=(remedy,),
     )
