@@ -24,21 +24,19 @@ def schedule_lengths(trainer: Trainer, pl_module: LightningModule) -> list[Sched
     if not pl_module.automatic_optimization or steps is None or epoch_steps is None:
         return []
     epochs = math.ceil(steps / epoch_steps)
-    found = []
-    for config in trainer.lr_scheduler_configs:
-        if config.frequency == 1 and not config.reduce_on_plateau:
-            found.append(
-                ScheduleObservation(
-                    name=type(config.scheduler).__name__,
-                    interval=config.interval,
-                    lengths=tuple(sorted(set(_lengths(config.scheduler)))),
-                    steps=steps,
-                    batches=int(trainer.num_training_batches) * epochs,
-                    epochs=epochs,
-                    epoch_steps=epoch_steps,
-                )
-            )
-    return found
+    return [
+        ScheduleObservation(
+            name=type(config.scheduler).__name__,
+            interval=config.interval,
+            lengths=tuple(sorted(set(_lengths(config.scheduler)))),
+            steps=steps,
+            batches=int(trainer.num_training_batches) * epochs,
+            epochs=epochs,
+            epoch_steps=epoch_steps,
+        )
+        for config in trainer.lr_scheduler_configs
+        if config.frequency == 1 and not config.reduce_on_plateau
+    ]
 
 
 def is_scheduled(trainer: Trainer) -> bool:

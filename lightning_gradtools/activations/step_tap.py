@@ -101,8 +101,6 @@ class StepTap(TorchFunctionMode):
         layers: modules with parameters that put out a tensor, by path.
         ran: paths of the modules with parameters that ran.
         unseen: paths of those of them that ran where no gradient is recorded, as under reentrant checkpointing.
-        evaluating: paths of the modules with parameters or without children that ran in evaluation mode only, where
-            gradients are recorded.
         samples: size of the first dimension of the first layer's input.
         losses: the losses of known kind that were computed, and what is needed to know the baseline loss.
         collecting: whether gradients that come back are those of the loss. Clear it while others are computed, such as
@@ -155,6 +153,10 @@ class StepTap(TorchFunctionMode):
 
     @property
     def evaluating(self) -> set[str]:
+        """Paths of modules with parameters, or without children, that ran in evaluation mode only.
+
+        A run in evaluation mode where no gradient is recorded does not count.
+        """
         return self._modes[False] - self._modes[True]
 
     def activations(self) -> list[TappedActivation]:

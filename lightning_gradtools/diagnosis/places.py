@@ -6,8 +6,9 @@ from lightning_gradtools.diagnosis.observation import History
 
 
 def trained_layers(history: History) -> set[str]:
-    """Return the paths of the layers of which an optimizer that stepped had weights."""
-    return {layer.name for each in history.observations for layer in each.layers if layer.trainable}
+    """Return the paths of the layers of which an optimizer that stepped had weights, of all if none was seen to."""
+    layers = [layer for each in history.observations for layer in each.layers]
+    return {layer.name for layer in layers if layer.trainable} or {layer.name for layer in layers}
 
 
 def place(parameters: Sequence[str], layers: Collection[str]) -> str:

@@ -47,8 +47,8 @@ def find_gradients_not_cleared(context: RuleContext) -> Iterator[Finding]:
             Evidence(quantity="parameters whose gradient is not cleared", value=len(names), threshold=0.0),
         ),
         message=(
-            f"gradients are not cleared between steps: those of {in_words(names)} (norm {latest.loop.left_over:.3g}) are"
-            " still there when the next step's are added, so each step repeats all those before it"
+            f"gradients are not cleared between steps: those of {in_words(names)} (norm {latest.loop.left_over:.3g})"
+            " are still there when the next step's are added, so each step repeats all those before it"
         ),
     )
 
