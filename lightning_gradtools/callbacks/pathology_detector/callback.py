@@ -23,7 +23,7 @@ from lightning_gradtools._lightning.modes import evaluating_by_mistake
 from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules, plain_name
 from lightning_gradtools._lightning.schedule_lengths import is_scheduled, schedule_lengths
 from lightning_gradtools._lightning.strategy import Replicas, replicas, require_whole_gradients
-from lightning_gradtools._lightning.unoptimized import unoptimized
+from lightning_gradtools._lightning.unoptimized import Unoptimized
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
@@ -167,6 +167,7 @@ class PathologyDetector(Observer):
 
     def start_fit(self) -> None:
         self._replicas = Replicas()
+        self._unoptimized = Unoptimized()
         self._met_at = -1
         self._told_unseen = False
         self._watch.start_fit()
@@ -325,7 +326,8 @@ class PathologyDetector(Observer):
         seen = None
         self._carried.before_step(optimizer, by_hand=not pl_module.automatic_optimization)
         if self._sample is not None:
-            self._sample.loop.see_unoptimized(unoptimized(trainer, self._parameters.values()))
+            left_out = self._unoptimized.find(trainer, self._parameters.values(), self._sample.step)
+            self._sample.loop.see_unoptimized(left_out)
             self._sample.trainable += [p for p in optimizer_parameters(optimizer) if p.requires_grad]
             seen = gradient_pass(trainer, optimizer, self)
             self._sample.before_step(optimizer, seen, look_for_symmetry=len(self.history.observations) < 2)

@@ -23,7 +23,7 @@ _REMEDY = (
             "Look for what one rank does to weights alone: noise, a reset or a load under `if rank == 0`, a clipping or"
             " skipping decided from this rank's numbers."
         ),
-        code="torch.distributed.broadcast(parameter.data, src=0)",
+        code="for each in self.parameters(): each.data = self.trainer.strategy.broadcast(each.data)",
     ),
 )
 
