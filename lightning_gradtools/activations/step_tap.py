@@ -153,10 +153,7 @@ class StepTap(TorchFunctionMode):
 
     @property
     def evaluating(self) -> set[str]:
-        """Paths of modules with parameters, or without children, that ran in evaluation mode only.
-
-        A run in evaluation mode where no gradient is recorded does not count.
-        """
+        """Paths of modules with parameters, or without children, that ran in evaluation mode only."""
         return self._modes[False] - self._modes[True]
 
     def activations(self) -> list[TappedActivation]:
@@ -186,8 +183,7 @@ class StepTap(TorchFunctionMode):
 
     def _on_enter(self, name: str, owns: bool, training: bool, args: tuple[Any, ...]) -> None:
         self._running.append(name)
-        if training or torch.is_grad_enabled():
-            self._modes[training].add(name)
+        self._modes[training].add(name)
         if owns:
             self.ran.add(name)
             if not torch.is_grad_enabled():

@@ -42,14 +42,15 @@ def cleared_zero(optimizer):
 
 @pytest.mark.parametrize("clear", [cleared_none, cleared_zero])
 @pytest.mark.parametrize("passes", [1, 3])
-def test_cleared_and_not(clear, passes):
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_cleared_and_not(clear, passes, by_hand):
     loop = Loop()
     for clears in (True, True, False, True):
         if clears:
             clear(loop.optimizers[0])
         for _ in range(passes):
             loop.backward(0)
-        loop.step(0)
+        loop.step(0, by_hand)
     assert loop.found() == [[], [0], []]
     assert loop.found() == []
 

@@ -294,16 +294,13 @@ class PathologyDetector(Observer):
     def _optimizer_step(
         self, trainer: Trainer, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any
     ) -> Any:
-        """Take the strategy's optimizer step, and look at what it leaves if this step or the next is sampled."""
+        """Take the strategy's optimizer step, and look at what it leaves if the next one is sampled."""
         output = original(optimizer, *args, **kwargs)
         self.guard.run(self._after_optimizer_step, trainer, optimizer)
         return output
 
     def _after_optimizer_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        step = logging_step(trainer)
-        # Samples may all fall on an epoch's first step, before which validation clears gradients; and steps by hand may
-        # all come just before one.
-        if self._schedule.due(step) or self._schedule.due(step + 1):
+        if self._schedule.due(logging_step(trainer) + 1):
             self._carried.after_step(optimizer)
 
     @staticmethod
