@@ -32,11 +32,13 @@ class Replicas(NamedTuple):
         data: number of different batches.
         shards: number of ranks that work on one batch together (tensor parallelism).
         shard: number of this rank among them, from 0.
+        alike: whether all ranks are to have the same weights, whole, after each step.
     """
 
     data: int = 1
     shards: int = 1
     shard: int = 0
+    alike: bool = False
 
 
 def replicas(trainer: Trainer) -> Replicas:
@@ -45,9 +47,17 @@ def replicas(trainer: Trainer) -> Replicas:
     data = int(sampling.get("num_replicas", trainer.world_size))
     shards = max(1, trainer.world_size // data)
     if shards == 1:
-        return Replicas(data=data)
+        return Replicas(data=data, alike=data > 1 and _keeps_weights_alike(trainer))
     mesh: DeviceMesh = trainer.strategy.device_mesh["tensor_parallel"]  # type: ignore[attr-defined]
     return Replicas(data=data, shards=shards, shard=mesh.get_local_rank())
+
+
+def _keeps_weights_alike(trainer: Trainer) -> bool:
+    """Say whether DDP averages all gradients at each step; local SGD lets the weights part for a while on purpose."""
+    if not is_strategy(trainer, "DDPStrategy"):
+        return False
+    left_alone = getattr(trainer.lightning_module, "_ddp_params_and_buffers_to_ignore", ())
+    return getattr(trainer.strategy, "_model_averaging_period", None) is None and not left_alone
 
 
 def require_whole_gradients(trainer: Trainer, callback: str, otherwise: str = "") -> None:

@@ -113,6 +113,7 @@ class StepTap(TorchFunctionMode):
         self.layers: dict[str, TappedLayer] = {}
         self.ran: set[str] = set()
         self.unseen: set[str] = set()
+        self._modes: dict[bool, set[str]] = {True: set(), False: set()}  # of `training`
         self.samples = 0
         self.losses: list[LossSample] = []
         self.collecting = True
@@ -150,6 +151,11 @@ class StepTap(TorchFunctionMode):
         self._producers.clear()
         self._running.clear()
 
+    @property
+    def evaluating(self) -> set[str]:
+        """Paths of modules with parameters, or without children, that ran in evaluation mode only."""
+        return self._modes[False] - self._modes[True]
+
     def activations(self) -> list[TappedActivation]:
         """Return the activations in order of first call.
 
@@ -168,15 +174,16 @@ class StepTap(TorchFunctionMode):
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         tapped = self._tapped.get(id(module))
         if tapped is not None:
-            self._enter(*tapped, args)
+            self._enter(*tapped, module.training, args)
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         tapped = self._tapped.get(id(module))
         if tapped is not None:
             self._leave(*tapped, module, out)
 
-    def _on_enter(self, name: str, owns: bool, args: tuple[Any, ...]) -> None:
+    def _on_enter(self, name: str, owns: bool, training: bool, args: tuple[Any, ...]) -> None:
         self._running.append(name)
+        self._modes[training].add(name)
         if owns:
             self.ran.add(name)
             if not torch.is_grad_enabled():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lightning_gradtools.diagnosis.loop_observation import LoopObservation, ScheduleObservation
 from lightning_gradtools.diagnosis.state import from_state
 
 
@@ -85,6 +86,7 @@ class Observation:
         skill: 1 - loss / baseline loss, of this step's batch; None where the loss is of no known kind.
         offset: loss of predicting zero / baseline loss; 1 where that is no more, or not known. Larger for targets far
             from zero, where every training starts above the baseline loss.
+        loop: what the training loop did around the step.
     """
 
     step: int
@@ -93,6 +95,7 @@ class Observation:
     learning_rate: float = 0.0
     skill: float | None = None
     offset: float = 1.0
+    loop: LoopObservation = field(default_factory=LoopObservation)
 
     # A history is judged anew at each sample, and each rule goes through all of it.
     @cached_property
@@ -154,6 +157,8 @@ class History:
         largest_update: the largest update ratio that each layer ever had.
         planned_steps: optimizer steps that the run is to have, None if that is not known.
         baselines: the latest estimates of the loss of the best constant prediction, on the scale of the losses.
+        schedules: those of the learning rate that the run has, as far as their lengths and its own are known.
+        scheduled: whether a schedule of the run can make a learning rate of zero larger.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -168,6 +173,8 @@ class History:
     baselines: list[float] = field(default_factory=list)
     first_observations: list[Observation] = field(default_factory=list)
     recovered_from: int = 0
+    schedules: list[ScheduleObservation] = field(default_factory=list)
+    scheduled: bool = False
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
@@ -255,7 +262,8 @@ class History:
         def observation(each: Mapping[str, Any]) -> Observation:
             layers = tuple(from_state(LayerObservation, layer) for layer in each["layers"])
             activations = tuple(from_state(ActivationObservation, one) for one in each.get("activations", ()))
-            return from_state(Observation, {**each, "layers": layers, "activations": activations})
+            loop = LoopObservation.from_dict(each.get("loop", {}))
+            return from_state(Observation, {**each, "layers": layers, "activations": activations, "loop": loop})
 
         observations = [observation(each) for each in state.get("observations", ())]
         nonfinite = [from_state(NonfiniteEvent, each) for each in state.get("nonfinite", ())]
@@ -275,6 +283,7 @@ class History:
                 "reached": set(state.get("reached", ())),
                 "largest_update": dict(state.get("largest_update", {})),
                 "baselines": list(state.get("guesses", ())),
+                "schedules": [ScheduleObservation.from_dict(each) for each in state.get("schedules", ())],
             },
         )
 

@@ -3,12 +3,22 @@ import json
 import pytest
 from helpers.histories import history, layers
 
-from lightning_gradtools.diagnosis.observation import ActivationObservation, History, NonfiniteEvent, persists
+from lightning_gradtools.diagnosis.loop_observation import LoopObservation, ScheduleObservation
+from lightning_gradtools.diagnosis.observation import (
+    ActivationObservation,
+    History,
+    NonfiniteEvent,
+    Observation,
+    persists,
+)
 
 
 def test_a_history_survives_json():
     made = history(activations=lambda step: (ActivationObservation("a", "relu", 8, dead=step),), skill=lambda step: 0.1)
     made.nonfinite.append(NonfiniteEvent(3, 1, 0, "loss", "", "x"))
+    made.schedules.append(ScheduleObservation("LambdaLR", "step", (3, 10), 10, 20, 2, 5))
+    loop = LoopObservation(uncleared=("a.weight",), left_over=0.5, evaluating=("a",), lost=0.5, precision="bfloat16")
+    made.add(Observation(step=100, layers=(), loop=loop))
     assert History.from_dict(json.loads(json.dumps(made.as_dict()))) == made
 
 
@@ -46,6 +56,8 @@ def test_the_keys_of_a_state_are_those_of_checkpoints_that_exist():
         "guesses",
         "first_observations",
         "recovered_from",
+        "schedules",
+        "scheduled",
     }
 
 

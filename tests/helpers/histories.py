@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_gradtools.diagnosis import Finding, Severity
+from lightning_gradtools.diagnosis.loop_observation import LoopObservation
 from lightning_gradtools.diagnosis.observation import ActivationObservation, History, LayerObservation, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 
@@ -36,6 +38,14 @@ def history(
             score = None if skill is None else skill(step)
             found.add(Observation(step, seen(step), activations(step), rate(step), score))
     return found
+
+
+def loops(seen: Sequence[LoopObservation], every: int = 10, **settings: Any) -> History:
+    """A run that shows these of its training loop, one each ``every`` steps."""
+    made = history(steps=every * (len(seen) - 1) + 1, every=every, **settings)
+    for kept in (made.first_observations, made.observations):
+        kept[:] = [replace(each, loop=seen[each.step // every]) for each in kept]
+    return made
 
 
 def falling(step: int) -> float:

@@ -15,15 +15,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.carried_gradients import CarriedGradients
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
 from lightning_gradtools._lightning.loop import is_accumulating, log_folder, logging_step, publish, run_lengths
-from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules
+from lightning_gradtools._lightning.modes import evaluating_by_mistake
+from lightning_gradtools._lightning.module import Patch, eagerly, parameter_names, patched, plain_modules, plain_name
+from lightning_gradtools._lightning.schedule_lengths import is_scheduled, schedule_lengths
 from lightning_gradtools._lightning.strategy import Replicas, replicas, require_whole_gradients
+from lightning_gradtools._lightning.unoptimized import Unoptimized
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
 from lightning_gradtools.arguments import described, integer
+from lightning_gradtools.callbacks.pathology_detector.loop_sample import LoopSample
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_watch import NonfiniteWatch
 from lightning_gradtools.callbacks.pathology_detector.observed_scalars import observed_scalars
 from lightning_gradtools.callbacks.pathology_detector.policy import PathologyError, Policy
@@ -135,7 +140,9 @@ class PathologyDetector(Observer):
         self.check_every_step = check_every_step
         self.print_table = table
         self.overrides_for: Callable[[Remedy], tuple[str, ...]] | None = None
-        self._step_patch: Patch | None = None
+        self._patches: list[Patch] = []
+        self._carried = CarriedGradients()
+        self._parameters: dict[str, Tensor] = {}
         self._sample: StepSample | None = None
         self._window: list[Tensor] = []  # losses of the micro-batches of a step
         self._losses: list[tuple[int, int, Tensor]] = []  # optimizer step, batch index, loss
@@ -161,14 +168,16 @@ class PathologyDetector(Observer):
 
     def start_fit(self) -> None:
         self._replicas = Replicas()
+        self._unoptimized = Unoptimized()
         self._met_at = -1
         self._told_unseen = False
         self._watch.start_fit()
 
     def release(self) -> None:
-        if self._step_patch is not None:
-            self._step_patch.remove()
-            self._step_patch = None
+        while self._patches:
+            self._patches.pop().remove()
+        self._carried.clear()
+        self._parameters.clear()
         if self._sample is not None:
             self._sample.tap.remove()
             self._sample = None
@@ -238,10 +247,16 @@ class PathologyDetector(Observer):
         self._names = {id_: name.rpartition(".")[0] for id_, name in parameter_names(pl_module).items()}
         self._single_loss = pl_module.automatic_optimization and len(trainer.optimizers) == 1
         self._publish(trainer)
-        self._step_patch = patched(trainer.strategy, "training_step", partial(self._training_step, pl_module))
+        self._patches = [
+            patched(trainer.strategy, "training_step", partial(self._training_step, pl_module)),
+            patched(trainer.strategy, "optimizer_step", partial(self._optimizer_step, trainer)),
+        ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history.planned_steps = run_lengths(trainer, pl_module)[0]
+        self.history.schedules = schedule_lengths(trainer, pl_module)
+        self.history.scheduled = is_scheduled(trainer)
+        self._parameters = {plain_name(name): parameter for name, parameter in pl_module.named_parameters()}
         self._replicas = replicas(trainer)
         own = self.own_state(trainer, joined=_mean_losses)
         if own is not None:
@@ -259,7 +274,8 @@ class PathologyDetector(Observer):
         if self._sample is None and self._schedule.due(step):
             tap = StepTap(plain_modules(pl_module), signals=step == 0, guard=self.guard.wrap)
             tap.collecting = not pl_module.automatic_optimization  # where Lightning does not say when backward begins
-            self._sample = StepSample(step, tap, pl_module.device, self._replicas)
+            names = {id(parameter): name for name, parameter in self._parameters.items()}
+            self._sample = StepSample(step, tap, pl_module.device, self._replicas, LoopSample(names))
 
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
@@ -276,6 +292,18 @@ class PathologyDetector(Observer):
             with self.guard.section("closing the taps"):
                 taps.close()
 
+    def _optimizer_step(
+        self, trainer: Trainer, original: Callable[..., Any], optimizer: Optimizer, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Take the strategy's optimizer step, and look at what it leaves if the next one is sampled."""
+        output = original(optimizer, *args, **kwargs)
+        self.guard.run(self._after_optimizer_step, trainer, optimizer)
+        return output
+
+    def _after_optimizer_step(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        if self._schedule.due(logging_step(trainer) + 1):
+            self._carried.after_step(optimizer)
+
     @staticmethod
     def _open_taps(taps: ExitStack, pl_module: LightningModule, tap: StepTap) -> None:
         taps.enter_context(eagerly(pl_module))
@@ -284,19 +312,27 @@ class PathologyDetector(Observer):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self._sample is not None:
             self._sample.tap.collecting = True
+        self._carried.before_backward()
         self._watch.look_at_loss(trainer, pl_module, loss)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._sample is not None:
             self._sample.tap.collecting = not pl_module.automatic_optimization
+        self._carried.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         seen = None
+        self._carried.before_step(optimizer, by_hand=not pl_module.automatic_optimization)
         if self._sample is not None:
+            left_out = self._unoptimized.find(trainer, self._parameters.values(), self._sample.step)
+            self._sample.loop.see_unoptimized(left_out)
             self._sample.trainable += [p for p in optimizer_parameters(optimizer) if p.requires_grad]
             seen = gradient_pass(trainer, optimizer, self)
             self._sample.before_step(optimizer, seen, look_for_symmetry=len(self.history.observations) < 2)
         self._watch.look_at_gradients(trainer, pl_module, optimizer, seen)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._carried.stop()  # Lightning clears gradients before it validates
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -350,6 +386,7 @@ class PathologyDetector(Observer):
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule, sample: StepSample) -> None:
         """Bring a sample to the host, judge it and log it."""
+        self._look_at_loop(pl_module, sample)
         self._measure(sample)
         self._met_at = sample.step
         meeting = meet(repr(sample.layout()), False, pl_module.device)
@@ -389,6 +426,12 @@ class PathologyDetector(Observer):
                 " use_reentrant=False) shows them"
             )
         self._told_unseen = self._told_unseen or bool(unseen)
+
+    def _look_at_loop(self, pl_module: LightningModule, sample: StepSample) -> None:
+        trained = {id(each): each for part in sample.parameters.values() for each in part.seen.local.parameters}
+        evaluating = evaluating_by_mistake(pl_module, sample.tap.evaluating, trained)
+        sample.loop.see_modes(evaluating, sum(each.numel() for each in trained.values()))
+        sample.loop.see_carried(self._carried.take())
 
     def _measure(self, sample: StepSample) -> None:
         sample.measure([loss for *_, loss in self._losses], len(self._watch.events))

@@ -13,7 +13,10 @@ from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss, zero_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
+from lightning_gradtools.callbacks.pathology_detector.loop_sample import LoopSample, LowPrecision
+from lightning_gradtools.callbacks.pathology_detector.replica_spread import TOLERANCE, ReplicaSpread
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
+from lightning_gradtools.diagnosis.loop_observation import LoopObservation
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
 from lightning_gradtools.distributed import has_pending_sum
 from lightning_gradtools.gradients.norms import LocalNorms, are_plain, local_norms
@@ -113,12 +116,14 @@ class StepSample:
         tap: the taps, with what they saw.
         device: for what the ranks exchange.
         replicas: how the ranks share out batches and activations.
+        loop: what it shows of the training loop.
     """
 
-    def __init__(self, step: int, tap: StepTap, device: torch.device, replicas: Replicas) -> None:
+    def __init__(self, step: int, tap: StepTap, device: torch.device, replicas: Replicas, loop: LoopSample) -> None:
         self.step = step
         self.tap = tap
         self.replicas = replicas
+        self.loop = loop
         self.parameters: dict[int, SampledParameters] = {}  # by the optimizer's id
         self.trainable: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
@@ -127,12 +132,18 @@ class StepSample:
         self._layers: list[TappedLayer] | None = None
         self._sites: list[TappedActivation] | None = None
         self._ran: set[str] | None = None
+        self._compares_replicas = replicas.alike
+        self._spread: ReplicaSpread | None = None
 
     def before_step(self, optimizer: torch.optim.Optimizer, seen: GradientPass, look_for_symmetry: bool) -> None:
         """Copy what the step of ``optimizer`` will change; of several closures in one step, what the first finds."""
         known = self.parameters.get(id(optimizer))
         if known is None or len(known.old) != len(seen.local.parameters):
-            self.parameters[id(optimizer)] = SampledParameters.before_step(seen, look_for_symmetry)
+            sampled = SampledParameters.before_step(seen, look_for_symmetry)
+            self.parameters[id(optimizer)] = sampled
+            low = LowPrecision.before_step(optimizer, seen.local.parameters)
+            if low is not None:
+                self.loop.low[id(optimizer)] = low, sampled.old
         else:
             known.seen = seen
 
@@ -161,7 +172,13 @@ class StepSample:
         self._average("samples", [torch.full((), float(self.tap.samples), device=self._device)])
         self._average("fired", self._as_shard([site.fired for site in self.sites if site.fired is not None]))
         self._average("flat", self._as_shard([site.flat for site in self.sites if site.flat is not None]))
+        self._average("loop", self.loop.numbers(self._device))
         self._measure_loss()
+        self._spread = None
+        if self._compares_replicas and self.parameters:
+            before = [(each.seen.local.parameters, each.old) for each in self.parameters.values()]
+            parameters, olds = ([x for part in parts for x in part] for parts in zip(*before, strict=True))
+            self._spread = ReplicaSpread.of(parameters, olds)
 
     def _as_shard(self, parts: Sequence[Tensor]) -> Tensor:
         """Return [shards · n] what the mean over all ranks makes each shard's mean of, from this rank's parts of n."""
@@ -195,7 +212,9 @@ class StepSample:
         losses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.losses]
         symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.extremes]
         ran = [("ran", name) for name in sorted(self.tap.ran)]
-        return [*layers, *sites, *losses, *symmetry, *ran, ("sizes", *self._means.sizes.items())]
+        weights = [] if self._spread is None else [("weights of replicas", len(self._spread.parameters))]
+        sizes = ("sizes", *self._means.sizes.items())
+        return [*layers, *sites, *losses, *symmetry, *ran, *self.loop.layout(), *weights, sizes]
 
     def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
         """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
@@ -208,6 +227,8 @@ class StepSample:
         losses = [[key for key in each if key[0] == "loss"] for each in layouts]
         if any(each != losses[0] for each in losses):
             self.tap.losses.clear()
+        self.loop.keep(common)
+        self._compares_replicas = any(key[0] == "weights of replicas" for key in common)
         for i, each in enumerate(self.parameters.values()):
             each.extremes = {p: pair for p, pair in each.extremes.items() if ("weight", i, p) in common}
 
@@ -232,6 +253,8 @@ class StepSample:
         for name in ("signals", "backward", "identical", "losses", "events"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
+        host.put("loop", means["loop"])
+        host.put("spread", torch.zeros(0) if self._spread is None else self._spread.over_ranks())
         for i, norms in enumerate(self._norms()):
             host.put(f"norms of {i}", norms)
         if statistics is not None:
@@ -252,6 +275,7 @@ class StepSample:
             learning_rate=learning_rate,
             skill=score[0] if score and math.isfinite(score[0]) else None,
             offset=max(1.0, score[1]) if score and math.isfinite(score[1]) else 1.0,
+            loop=self._observed_loop(values),
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 
@@ -295,6 +319,15 @@ class StepSample:
         kind, count = self.tap.losses[0].kind, count.reshape(())
         baseline = baseline_loss(kind, count, first, second).clamp(min=1e-12)
         return torch.cat([1 - means["loss"] / baseline, (zero_loss(kind, count, first, second) / baseline).reshape(1)])
+
+    def _observed_loop(self, values: Mapping[str, list[float]]) -> LoopObservation:
+        parameters = [] if self._spread is None else self._spread.parameters
+        spreads = {
+            self.loop.names.get(id(parameter), ""): spread
+            for parameter, spread in zip(parameters, values["spread"], strict=True)
+            if spread > TOLERANCE
+        }
+        return self.loop.observe(values["loop"], list(spreads), max(spreads.values(), default=0.0))
 
     def _observed_layers(self, values: Mapping[str, list[float]], names: Mapping[int, str]) -> list[LayerObservation]:
         trainable = {names.get(id(parameter), "") for parameter in self.trainable}
