@@ -5,9 +5,11 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_gradtools.diagnosis.state import from_state
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,36 @@ class ActivationObservation:
 
 
 @dataclass(frozen=True)
+class AttentionObservation:
+    """One attention layer at one step, from some of its queries.
+
+    Attributes:
+        name: path of the module that holds it.
+        logits: the largest of each head.
+        entropies: of each head, the mean entropy of a row over that of equal weights, from 0 to 1.
+    """
+
+    name: str
+    logits: tuple[float, ...]
+    entropies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RoutingObservation:
+    """One mixture-of-experts layer at one step.
+
+    Attributes:
+        name: path of the module that holds router and experts.
+        experts: path of the experts' list.
+        load: the share of each expert.
+    """
+
+    name: str
+    experts: str
+    load: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Observation:
     """One sampled optimizer step.
 
@@ -83,6 +115,10 @@ class Observation:
         activations: likewise.
         learning_rate: the largest of all parameter groups.
         skill: 1 - loss / baseline loss, of this step's batch; None where the loss is of no known kind.
+        attention: the attention layers whose scores are seen.
+        routing: the mixture-of-experts layers.
+        log_partition: mean |log Z| of the logits of cross-entropies; None without one.
+        logit_margin: mean of the largest logit less the mean of a row of them; likewise.
     """
 
     step: int
@@ -90,6 +126,10 @@ class Observation:
     activations: tuple[ActivationObservation, ...] = ()
     learning_rate: float = 0.0
     skill: float | None = None
+    attention: tuple[AttentionObservation, ...] = ()
+    routing: tuple[RoutingObservation, ...] = ()
+    log_partition: float | None = None
+    logit_margin: float | None = None
 
     # A history is judged anew at each sample, and each rule goes through all of it.
     @cached_property
@@ -248,7 +288,10 @@ class History:
         def observation(each: Mapping[str, Any]) -> Observation:
             layers = tuple(from_state(LayerObservation, layer) for layer in each["layers"])
             activations = tuple(from_state(ActivationObservation, one) for one in each.get("activations", ()))
-            return from_state(Observation, {**each, "layers": layers, "activations": activations})
+            attention = tuple(_of_tuples(AttentionObservation, one) for one in each.get("attention", ()))
+            routing = tuple(_of_tuples(RoutingObservation, one) for one in each.get("routing", ()))
+            parts = {"layers": layers, "activations": activations, "attention": attention, "routing": routing}
+            return from_state(Observation, {**each, **parts})
 
         observations = [observation(each) for each in state.get("observations", ())]
         nonfinite = [from_state(NonfiniteEvent, each) for each in state.get("nonfinite", ())]
@@ -270,6 +313,11 @@ class History:
                 "baselines": list(state.get("guesses", ())),
             },
         )
+
+
+def _of_tuples(kind: type[T], state: Mapping[str, Any]) -> T:
+    """Return the dataclass made of ``state``, in which sequences may have become lists."""
+    return from_state(kind, {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
 
 
 def persists(history: History, holds: Callable[[Observation], bool], needed: int) -> int:

@@ -13,6 +13,7 @@ from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
+from lightning_gradtools.callbacks.pathology_detector.model_parts import ModelParts
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
 from lightning_gradtools.distributed import has_pending_sum
@@ -127,6 +128,7 @@ class StepSample:
         self._layers: list[TappedLayer] | None = None
         self._sites: list[TappedActivation] | None = None
         self._ran: set[str] | None = None
+        self._parts: ModelParts | None = None
 
     def before_step(self, optimizer: torch.optim.Optimizer, seen: GradientPass, look_for_symmetry: bool) -> None:
         """Copy what the step of ``optimizer`` will change; of several closures in one step, what the first finds."""
@@ -140,6 +142,13 @@ class StepSample:
     def layers(self) -> list[TappedLayer]:
         """The layers to observe, in order."""
         return list(self.tap.layers.values()) if self._layers is None else self._layers
+
+    @property
+    def parts(self) -> ModelParts:
+        """The heads, experts and logits to observe."""
+        if self._parts is None:
+            self._parts = ModelParts(self.tap, self.replicas.shards, self._device)
+        return self._parts
 
     @property
     def sites(self) -> list[TappedActivation]:
@@ -161,6 +170,8 @@ class StepSample:
         self._average("samples", [torch.full((), float(self.tap.samples), device=self._device)])
         self._average("fired", self._as_shard([site.fired for site in self.sites if site.fired is not None]))
         self._average("flat", self._as_shard([site.flat for site in self.sites if site.flat is not None]))
+        for name, values in self.parts.vectors(self._as_shard):
+            self._average(name, values)
         self._measure_loss()
 
     def _as_shard(self, parts: Sequence[Tensor]) -> Tensor:
@@ -195,7 +206,7 @@ class StepSample:
         losses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.losses]
         symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.extremes]
         ran = [("ran", name) for name in sorted(self.tap.ran)]
-        return [*layers, *sites, *losses, *symmetry, *ran, ("sizes", *self._means.sizes.items())]
+        return [*layers, *sites, *losses, *symmetry, *ran, *self.parts.layout(), ("sizes", *self._means.sizes.items())]
 
     def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
         """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
@@ -204,6 +215,7 @@ class StepSample:
         sites = {("activation", x.name, x.function, units_of(x)): x for x in self.sites}
         self._layers = [layers[key] for key in common if key in layers]
         self._sites = [sites[key] for key in common if key in sites]
+        self.parts.keep(common)
         self._ran = {key[1] for each in layouts for key in each if key[0] == "ran"}
         losses = [[key for key in each if key[0] == "loss"] for each in layouts]
         if any(each != losses[0] for each in losses):
@@ -229,7 +241,7 @@ class StepSample:
         self._average("identical", self._identical())
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
-        for name in ("signals", "backward", "identical", "losses", "events"):
+        for name in ("signals", "backward", "identical", "losses", "events", "heads", "loads", "logits"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
         for i, norms in enumerate(self._norms()):
@@ -251,6 +263,7 @@ class StepSample:
             activations=() if statistics is None else tuple(self._observed_activations(values, statistics.samples)),
             learning_rate=learning_rate,
             skill=score[0] if score and math.isfinite(score[0]) else None,
+            **self.parts.observed(values),
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 
