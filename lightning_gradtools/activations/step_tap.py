@@ -163,6 +163,7 @@ class StepTap(TorchFunctionMode):
         """Return the activations in order of first call.
 
         A module that serves several layers (one ``nn.ReLU`` for a whole network) is named by the layer before it.
+        Those inside experts are left out: which of them run differs from step to step, and on how many samples.
         """
         fed: dict[str, set[str]] = {}
         for module, producer, *_ in self._sites:
@@ -170,7 +171,8 @@ class StepTap(TorchFunctionMode):
         for (module, producer, *_), site in self._sites.items():
             shared = len(fed[module]) > 1
             site.name = producer if (not module or shared) and producer else module
-        return list(self._sites.values())
+        experts = tuple(f"{each.members}." for each in self.routed)
+        return [site for site in self._sites.values() if not site.name.startswith(experts)]
 
     @property
     def routed(self) -> list[RoutedLayer]:
