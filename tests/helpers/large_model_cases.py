@@ -1,7 +1,6 @@
-"""Runs with the faults of large models, in small: sick ones, healthy twins, and cured ones."""
+"""Runs with the faults of large models, in small: sick ones, their healthy twins, and cured ones."""
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,27 +8,44 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.pathology_cases import watch
-from lightning_gradtools.callbacks import PathologyDetector
-from lightning_gradtools.tasks.data.text import ALPHABET, encode, standard_library_text
+from helpers.pathology_cases import Classification, digits
 from lightning_gradtools.tasks.networks import GPT
+from lightning_gradtools.tasks.networks.gpt import CausalSelfAttention
 
-CONTEXT = 32
-
-
-def text(batch_size: int = 16, batches: int = 200) -> DataLoader:
-    ids = encode(standard_library_text(batch_size * batches * CONTEXT + 1))
-    inputs, targets = ids[:-1].reshape(-1, CONTEXT), ids[1:].reshape(-1, CONTEXT)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    return DataLoader(TensorDataset(inputs[order], targets[order]), batch_size=batch_size)
+TOKENS, LENGTH, BACK = 16, 16, 3
 
 
-class Reader(LightningModule):
-    """Cross-entropy of the next character, by AdamW, with or without warm-up."""
+def sequences(batch_size: int = 32, batches: int = 130) -> DataLoader:
+    """Random tokens, and at each place the one three places back: only attention brings it there."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, TOKENS, (batch_size * batches, LENGTH), generator=generator)
+    targets = tokens.roll(BACK, 1)
+    targets[:, :BACK] = -100
+    return DataLoader(TensorDataset(tokens, targets), batch_size=batch_size)
 
-    def __init__(self, net: nn.Module, lr: float, warm_up: int = 0) -> None:
+
+class QKNormAttention(CausalSelfAttention):
+    """With queries and keys of norm √d (Henry et al. 2020, arXiv:2010.04245)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, width = x.shape
+        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output(y.transpose(1, 2).reshape(batch, time, width))
+
+
+class Recall(LightningModule):
+    """A GPT of three blocks that is to tell the token three places back, by AdamW."""
+
+    def __init__(self, lr: float, warm_up: int = 0, qk_norm: bool = False) -> None:
         super().__init__()
-        self.net, self.lr, self.warm_up = net, lr, warm_up
+        self.net = GPT(TOKENS, context_length=LENGTH, depth=3, width=32, heads=2, tied=False)
+        self.lr, self.warm_up = lr, warm_up
+        for block in self.net.blocks if qk_norm else ():
+            attention = QKNormAttention(32, 2, 0.0)
+            attention.load_state_dict(block.attention.state_dict())
+            block.attention = attention
 
     def training_step(self, batch, batch_idx):
         tokens, targets = batch
@@ -43,39 +59,78 @@ class Reader(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rising, "interval": "step"}}
 
 
-def gpt(depth: int = 4, width: int = 64, heads: int = 4) -> GPT:
-    return GPT(len(ALPHABET) + 1, context_length=CONTEXT, depth=depth, width=width, heads=heads)
+class Experts(nn.Module):
+    """The top-k of small experts, chosen sample by sample (Shazeer et al. 2017, arXiv:1701.06538)."""
 
-
-class NormedAttention(nn.Module):
-    """Causal attention with or without QK-norm (Henry et al. 2020, arXiv:2010.04245); its scores in the open."""
-
-    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
+    def __init__(self, width: int = 32, experts: int = 8, top: int = 1, shared: bool = False) -> None:
         super().__init__()
-        self.heads, self.qk_norm = heads, qk_norm
-        self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.router = nn.Linear(width, experts)
+        self.experts = nn.ModuleList(expert(width) for _ in range(experts))
+        self.shared = expert(width) if shared else nn.Identity()
+        self.top = top
+        self.balance = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        if self.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        hidden = torch.ones(time, time, dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        return self.output((weights @ v).transpose(1, 2).reshape(batch, time, width))
+        probabilities = self.router(x).softmax(-1)
+        weights, chosen = probabilities.topk(self.top, -1)
+        share = F.one_hot(chosen, len(self.experts)).float().sum(1).mean(0)
+        self.balance = len(self.experts) * (share * probabilities.mean(0)).sum() / self.top
+        out = x + self.shared(x)
+        for i, each in enumerate(self.experts):
+            rows, place = (chosen == i).nonzero(as_tuple=True)
+            if len(rows):
+                out = out.index_add(0, rows, weights[rows, place].unsqueeze(1) * each(x[rows]))
+        return out
 
 
-def qk_normed(net: GPT) -> GPT:
-    for block in net.blocks:
-        block.attention.__class__ = QKNorm
-    return net
+def expert(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
 
-class QKNorm(type(gpt(1, 8, 1).blocks[0].attention)):
-    def forward(self, x: Tensor) -> Tensor:
-        batch, time, width = x.shape
-        q, k, v = self.qkv(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.output(y.transpose(1, 2).reshape(batch, time, width))
+class Mixture(Classification):
+    """Digits by a mixture of experts; ``balance`` is the weight of the loss that evens out the load."""
+
+    def __init__(self, balance: float = 0.0, favoured: float = 0.0, **settings: Any) -> None:
+        layers = {"first": nn.Linear(64, 32), "relu": nn.ReLU(), "mixture": Experts(**settings)}
+        net = nn.Sequential()
+        for name, layer in layers.items():
+            net.add_module(name, layer)
+        net.add_module("output", nn.Linear(32, 10))
+        super().__init__(net, lr=1e-2, optimizer=torch.optim.Adam)
+        self.balance = balance
+        with torch.no_grad():
+            net.mixture.router.bias.zero_()
+            net.mixture.router.bias[0] = favoured
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.balance * self.net.mixture.balance
+
+
+class Drifting(Classification):
+    """Digits by a loss that also pays for large logits, whichever class they are of.
+
+    Logits of short runs stay where they are by themselves; this gives them the push that long ones get from rounding.
+    """
+
+    def __init__(self, pay: float = 0.3, z_loss: float = 0.0, weight_decay: float = 0.0) -> None:
+        super().__init__(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)))
+        self.pay, self.z_loss, self.weight_decay = pay, z_loss, weight_decay
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self.net(x)
+        loss = F.cross_entropy(logits, y) + self.z_loss * logits.logsumexp(1).square().mean()
+        return loss - self.pay * logits.mean()
+
+    def configure_optimizers(self):
+        groups = [
+            {"params": self.net[0].parameters(), "weight_decay": 0.0},
+            {"params": self.net[2].parameters(), "weight_decay": self.weight_decay},
+        ]
+        return torch.optim.AdamW(groups, lr=1e-2)
+
+
+def digits_with_outliers(outliers: tuple[int, ...], scale: float = 10.0) -> list[Any]:
+    """Eight epochs of digits in which the batches of some steps are ``scale`` times as large."""
+    batches = [batch for _ in range(8) for batch in digits()]
+    return [(scale * x, y.flip(0)) if i in outliers else (x, y) for i, (x, y) in enumerate(batches)]

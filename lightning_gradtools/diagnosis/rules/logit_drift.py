@@ -20,7 +20,7 @@ _NEEDED = 4  # observations in a row
 
 _REMEDIES = (
     Remedy(
-        sentence="Add a z-loss, which holds log Z near zero.",
+        sentence="Add a z-loss, which holds log Z near zero; give it more weight where it still grows.",
         code="loss = loss + 1e-4 * logits.logsumexp(-1).square().mean()",
     ),
     Remedy(

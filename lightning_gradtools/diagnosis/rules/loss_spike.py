@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import History
@@ -16,6 +16,7 @@ LOST = 0.1  # of what was learned before
 _LEAST = 64  # losses that a loss is compared with: half a window
 _CALM = 5  # steps without one, after which the next is another spike
 _EPISODES = 2
+_LEVEL = 10  # losses whose median is where the loss stands
 
 _DATA = Remedy(sentence="Look at the batches of these steps: broken or repeated samples look like this.")
 
@@ -27,15 +28,17 @@ class Spike:
     Attributes:
         step: the first.
         count: how many losses stick out.
-        height: the largest of them, in standard deviations above the mean before.
-        before: the mean of the losses before it.
-        deviation: their standard deviation.
+        loss: the largest of them.
+        height: that of the first, in standard deviations above the mean before.
+        level: median of the ten losses before it.
+        deviation: the standard deviation.
     """
 
     step: int
     count: int
+    loss: float
     height: float
-    before: float
+    level: float
     deviation: float
 
 
@@ -56,14 +59,11 @@ def spikes(losses: Sequence[tuple[int, float]]) -> list[Spike]:
         mean = total / count if count else 0.0
         deviation = math.sqrt(max(0.0, squares / count - mean * mean)) if count else 0.0
         if count >= _LEAST and deviation > 0 and x - mean > SIGMA * deviation:
-            height = (x - mean) / deviation
             if found and step - last <= _CALM:
-                known = found[-1]
-                found[-1] = Spike(
-                    known.step, known.count + 1, max(known.height, height), known.before, known.deviation
-                )
+                found[-1] = replace(found[-1], count=found[-1].count + 1, loss=max(found[-1].loss, loss))
             else:
-                found.append(Spike(step, 1, height, origin + mean, deviation))
+                level = origin + statistics.median(list(window)[-_LEVEL:])
+                found.append(Spike(step, 1, loss, (x - mean) / deviation, level, deviation))
             last = step
             continue
         window.append(x)
@@ -88,12 +88,12 @@ def find_loss_spike(context: RuleContext) -> Iterator[Finding]:
     lately = [each for each in found if each.step > history.step - WINDOW]
     if not lately:
         return
-    highest = max(lately, key=lambda each: each.height)
+    highest = max(lately, key=lambda each: each.loss)
     lost = _lost(history, found[0], going.start)
     lasting = len(found) >= _EPISODES and lost > LOST
     share = sum(each.count for each in lately) / min(len(history.losses), WINDOW)
     steps = history.step - lately[0].step + 1
-    number = f"{len(found)} times" if len(found) > 1 else "once"
+    number = f"{len(lately)} times" if len(lately) > 1 else "once"
     yield Finding(
         kind=Kind.LOSS_SPIKE,
         layer="",
@@ -110,8 +110,7 @@ def find_loss_spike(context: RuleContext) -> Iterator[Finding]:
             Evidence(quantity="share of what had been learned that is lost", value=lost, threshold=LOST, steps=steps),
         ),
         message=(
-            f"the loss has leapt {number}, from {highest.before:.3g} by {highest.height:.0f} standard deviations at step"
-            f" {highest.step}"
+            f"the loss has leapt {number} lately, at step {highest.step} from {highest.level:.3g} to {highest.loss:.3g}"
             + (f", and stands at {going.level:.3g} since" if lasting else "; it may be one batch unlike the others")
         ),
     )
@@ -119,11 +118,11 @@ def find_loss_spike(context: RuleContext) -> Iterator[Finding]:
 
 def _lost(history: History, first: Spike, start: float) -> float:
     """Return how much of what had been learned before the ``first`` spike is gone."""
-    latest = [loss for _, loss in history.losses[-10:]]
-    rise = statistics.median(latest) - first.before
+    latest = [loss for _, loss in history.losses[-_LEVEL:]]
+    rise = statistics.median(latest) - first.level
     if rise <= first.deviation:
         return 0.0
-    learned = start - first.before
+    learned = start - first.level
     return rise / learned if learned > 0 else 0.0
 
 
