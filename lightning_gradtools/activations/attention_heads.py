@@ -6,14 +6,18 @@ back through a softmax that is one-hot: *attention entropy collapse* (Zhai et al
 itself is seen before that (Wortsman et al. 2023, arXiv:2309.14322).
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _SEQUENCES, _QUERIES = 4, 64
 _MASKED = -1e8  # scores below are of keys that are masked out
+_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+_UNUSUAL = ("bias_k", "bias_v", "add_zero_attn", "static_k", "static_v")
 
 
 def sampled_scores(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -42,8 +46,41 @@ def sampled_scores(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor |
         scores = scores.masked_fill(positions > queries[:, None], -torch.inf)
     if mask is not None:
         mask = mask.detach().expand(shape)[:_SEQUENCES, ..., ::stride, :]
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = _masked(scores, ~mask if mask.dtype == torch.bool else mask)
     return scores
+
+
+@torch.no_grad()
+def projected_scores(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the same of a call of ``multi_head_attention_forward``, which is what ``nn.MultiheadAttention`` is.
+
+    It projects its inputs itself; that is done here for the few that are looked at.
+    """
+    given = _SIGNATURE.bind(*args, **kwargs).arguments
+    query, key, heads = given["query"], given["key"], given["num_heads"]
+    if query.dim() != 3 or any(given.get(name) is not None and given[name] is not False for name in _UNUSUAL):
+        return None
+    if given.get("use_separate_proj_weight"):
+        weights = given["q_proj_weight"], given["k_proj_weight"]
+    else:
+        weights = given["in_proj_weight"].chunk(3)[:2]
+    biases = (None, None) if given["in_proj_bias"] is None else given["in_proj_bias"].chunk(3)[:2]
+    stride = -(-query.shape[0] // _QUERIES)
+    sampled = query[::stride, :_SEQUENCES], key[:, :_SEQUENCES]
+    projected = [
+        F.linear(x, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3).float()
+        for x, weight, bias in zip(sampled, weights, biases, strict=True)
+    ]
+    scores = projected[0] @ projected[1].transpose(-2, -1) * projected[0].shape[-1] ** -0.5
+    mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    if mask is not None:
+        mask = mask if mask.dim() == 2 else mask.unflatten(0, (-1, heads))[:_SEQUENCES]
+        scores = _masked(scores, mask[..., ::stride, :])
+    return scores if padding is None else _masked(scores, padding[:_SEQUENCES, None, None])
+
+
+def _masked(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores.masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def sampled_rows(scores: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:

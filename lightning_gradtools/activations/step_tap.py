@@ -12,7 +12,12 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from lightning_gradtools.activations.attention_heads import head_sharpness, sampled_rows, sampled_scores
+from lightning_gradtools.activations.attention_heads import (
+    head_sharpness,
+    projected_scores,
+    sampled_rows,
+    sampled_scores,
+)
 from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, LossSample
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
@@ -29,7 +34,7 @@ from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, *CHOICES, "scaled_dot_product_attention"}
+_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, *CHOICES, "scaled_dot_product_attention", "multi_head_attention_forward"}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -90,8 +95,8 @@ class StepTap(TorchFunctionMode):
     others (nested, sparse, subclasses, those inside ``vmap`` or ``grad``) pass by.
 
     ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and ``scaled_dot_product_attention`` is followed
-    on a few queries; what else happens inside one fused function (the gates of ``nn.LSTM``, the softmax of
-    ``nn.MultiheadAttention``) is not seen.
+    on a few queries, as are the heads of ``nn.MultiheadAttention``; what else happens inside one fused function (the
+    gates of ``nn.LSTM``, how many of the latter's rows are saturated) is not seen.
 
     Args:
         modules: the modules of a network by path, as of ``named_modules()``.
@@ -137,7 +142,7 @@ class StepTap(TorchFunctionMode):
         self._enter, self._leave, self._returned = guard(self._on_enter), guard(self._on_leave), guard(self._on_return)
         self._called, self._give_out = guard(self._on_call), guard(self._on_result)
         self._route, self._routed = guard(self._routing.enter), guard(self._routing.leave)
-        self._chose = guard(self._routing.chose)
+        self._chose, self._attended = guard(self._on_choice), guard(self._on_attention)
 
     def __enter__(self) -> "StepTap":
         """Begin to look."""
@@ -258,7 +263,9 @@ class StepTap(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name in CHOICES and self._routing.expects():
             self._chose(name, args, kwargs, out)
-        if name not in CHOICES or name == "softmax":
+        if name == "multi_head_attention_forward":
+            self._attended(args, kwargs, out)
+        elif name not in CHOICES or name == "softmax":
             self._give_out(name, args, kwargs, out)
         return out
 
@@ -299,23 +306,42 @@ class StepTap(TorchFunctionMode):
                 return
             weights = scores.softmax(-1)
             name, flat = "softmax", saturated_rows(scores, weights, -1)
-            self._attended(module or producer, scores, weights)
+            self._add_heads(module, producer, scores, weights)
         elif name == "softmax":
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             if not isinstance(dim, int):
                 return
             flat = saturated_rows(x, out, dim)
             if x.dim() == 4 and dim in (-1, 3):
-                self._attended(module or producer, *sampled_rows(x, out))
+                self._add_heads(module, producer, *sampled_rows(x, out))
         else:
             flat = flat_share(name, out, unit_dim(out.dim(), channels))
         if flat is not None:
             self._site(module, producer, name, len(flat)).add_flat(flat)
 
-    def _attended(self, name: str, scores: Tensor, weights: Tensor) -> None:
-        """Look at the heads of an attention, named by the module that holds the one in which its function ran."""
-        if scores.dim() in (3, 4):
-            self.heads.setdefault(name.rpartition(".")[0] or name, []).append(head_sharpness(scores, weights))
+    def _on_choice(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Look at what may be a choice among experts."""
+        if all(_is_ordinary(part) for part in ([out] if isinstance(out, Tensor) else out) if isinstance(part, Tensor)):
+            self._routing.chose(name, args, kwargs, out)
+
+    def _on_attention(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: tuple[Tensor, ...]) -> None:
+        """Look at the heads of torch's own module, whose softmax is not seen."""
+        parts = [*out[:1], *(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor))]
+        if not out[0].requires_grad or not all(_is_ordinary(arrived(part)) for part in parts):
+            return
+        scores = projected_scores(args, kwargs)
+        if scores is not None:
+            module, producer, _ = self._place(out[0])
+            self._add_heads(module, producer, scores, scores.softmax(-1))
+
+    def _add_heads(self, module: str, producer: str, scores: Tensor, weights: Tensor) -> None:
+        """Take the heads of an attention, named by the innermost module that has weights and holds it all."""
+        if scores.dim() not in (3, 4):
+            return
+        inside = not module or producer.startswith(f"{module}.")
+        path = producer if inside else module
+        name = path if not inside and module in self.ran else path.rpartition(".")[0] or path
+        self.heads.setdefault(name, []).append(head_sharpness(scores, weights))
 
     def _place(self, x: Tensor) -> tuple[str, str, bool]:
         """Return the running module, the layer that put ``x`` out (or ran last), and whether channels come first."""

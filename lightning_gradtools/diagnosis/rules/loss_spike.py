@@ -46,7 +46,7 @@ def spikes(losses: Sequence[tuple[int, float]]) -> list[Spike]:
     """Return the spikes of (step, loss): losses :data:`SIGMA` deviations above the mean of the :data:`WINDOW` before.
 
     Losses that stick out are left out of the mean and deviation that later ones are compared with, or the second step
-    of a spike would hide in the first.
+    of a spike would hide in the first. After ten of them in a row that is where the loss stands.
     """
     found: list[Spike] = []
     window: deque[float] = deque()
@@ -58,8 +58,10 @@ def spikes(losses: Sequence[tuple[int, float]]) -> list[Spike]:
         count = len(window)
         mean = total / count if count else 0.0
         deviation = math.sqrt(max(0.0, squares / count - mean * mean)) if count else 0.0
-        if count >= _LEAST and deviation > 0 and x - mean > SIGMA * deviation:
-            if found and step - last <= _CALM:
+        goes_on = bool(found) and step - last <= _CALM
+        settled = goes_on and found[-1].count >= _LEVEL
+        if count >= _LEAST and deviation > 0 and x - mean > SIGMA * deviation and not settled:
+            if goes_on:
                 found[-1] = replace(found[-1], count=found[-1].count + 1, loss=max(found[-1].loss, loss))
             else:
                 level = origin + statistics.median(list(window)[-_LEVEL:])
