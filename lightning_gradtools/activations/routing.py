@@ -79,9 +79,7 @@ class RoutedLayer:
             if counts is not None:
                 self.chosen = counts if self.chosen is None else self.chosen + counts
             if probabilities is not None:
-                self.probabilities = (
-                    probabilities if self.probabilities is None else self.probabilities + probabilities
-                )
+                self.probabilities = probabilities if self.probabilities is None else self.probabilities + probabilities
 
 
 class Routing:

@@ -34,7 +34,14 @@ from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, *CHOICES, "scaled_dot_product_attention", "multi_head_attention_forward"}
+_FOLLOWED = {
+    *KNOWN_LOSSES,
+    *_ONE_SIDED,
+    *FLAT_BEYOND,
+    *CHOICES,
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 

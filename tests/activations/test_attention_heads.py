@@ -43,7 +43,14 @@ MASK[:, 0] = True
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"is_causal": True}, {"attn_mask": MASK}, {"attn_mask": 3 * MASK.float()}, {"scale": 2.0}, {"enable_gqa": True}],
+    [
+        {},
+        {"is_causal": True},
+        {"attn_mask": MASK},
+        {"attn_mask": 3 * MASK.float()},
+        {"scale": 2.0},
+        {"enable_gqa": True},
+    ],
     ids=["plain", "causal", "boolean mask", "added mask", "scale", "grouped queries"],
 )
 def test_scores_give_what_torch_s_attention_gives(settings):

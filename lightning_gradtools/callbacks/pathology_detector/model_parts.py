@@ -26,10 +26,10 @@ class ModelParts:
         heads = {name: calls for name, calls in tap.heads.items() if len({each.shape for each in calls}) == 1}
         # The sharpest call of a step decides: one that passes no gradient is not made up for by another.
         self._heads = {name: _sharpest(calls) for name, calls in heads.items()}
-        loads = {(each.name, each.members): each.load() for each in tap.routed}
-        self._loads = {
-            names: load.to(device, torch.float32, non_blocking=True) for names, load in loads.items() if load is not None
-        }
+        self._loads: dict[tuple[str, str], Tensor] = {}
+        for each in tap.routed:
+            if (load := each.load()) is not None:
+                self._loads[each.name, each.members] = load.to(device, torch.float32, non_blocking=True)
         self._logits = torch.stack(tap.log_partitions).mean(0) if tap.log_partitions else None
 
     def layout(self) -> list[Key]:

@@ -31,7 +31,7 @@ def kinds(detector):
 def test_attention_that_collapses_at_a_high_rate_is_named_with_its_heads():
     detector = recalled(lr=3e-2)
     found = [each for each in detector.findings if each.kind == "attention_collapse"]
-    assert [(each.layer, str(each.severity)) for each in found][0] == ("net.blocks.0.attention", "warning")
+    assert (found[0].layer, str(found[0].severity)) == ("net.blocks.0.attention", "warning")
     assert "head" in found[0].message
     logit, entropy, _ = found[0].evidence
     assert logit.value > 15
