@@ -47,6 +47,11 @@ class RoutedLayer:
     def __post_init__(self) -> None:
         self.rows = self.rows or [0] * self.experts
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all experts have been called with as many rows."""
+        return len(set(self.rows)) == 1
+
     def load(self) -> Tensor | None:
         """Return [experts] the share of each, None where nothing was routed.
 

@@ -175,7 +175,8 @@ class StepTap(TorchFunctionMode):
         """Return the activations in order of first call.
 
         A module that serves several layers (one ``nn.ReLU`` for a whole network) is named by the layer before it.
-        Those inside experts are left out: which of them run differs from step to step, and on how many samples.
+        Those inside experts that are given different numbers of samples are left out: a unit that is silent on few of
+        them is not dead, and which experts run differs from step to step.
         """
         fed: dict[str, set[str]] = {}
         for module, producer, *_ in self._sites:
@@ -183,7 +184,7 @@ class StepTap(TorchFunctionMode):
         for (module, producer, *_), site in self._sites.items():
             shared = len(fed[module]) > 1
             site.name = producer if (not module or shared) and producer else module
-        experts = tuple(f"{each.members}." for each in self.routed)
+        experts = tuple(f"{each.members}." for each in self.routed if not each.is_even)
         return [site for site in self._sites.values() if not site.name.startswith(experts)]
 
     @property
