@@ -1,14 +1,18 @@
 """Runs with the faults of large models, in small: sick ones, their healthy twins, and cured ones."""
 
+import logging
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.pathology_cases import Classification, digits
+from helpers.pathology_cases import Classification, digits, watch
+from lightning_gradtools.callbacks import PathologyDetector
 from lightning_gradtools.tasks.networks import GPT
 from lightning_gradtools.tasks.networks.gpt import CausalSelfAttention
 
@@ -22,6 +26,11 @@ def sequences(batch_size: int = 32, batches: int = 130) -> DataLoader:
     targets = tokens.roll(BACK, 1)
     targets[:, :BACK] = -100
     return DataLoader(TensorDataset(tokens, targets), batch_size=batch_size)
+
+
+def share(module: LightningModule, batch: list[Tensor]) -> list[Tensor]:
+    """This rank's samples of a batch that all ranks are given."""
+    return [part[module.global_rank :: module.trainer.world_size] for part in batch]
 
 
 class QKNormAttention(CausalSelfAttention):
@@ -48,7 +57,7 @@ class Recall(LightningModule):
             block.attention = attention
 
     def training_step(self, batch, batch_idx):
-        tokens, targets = batch
+        tokens, targets = share(self, batch)
         return F.cross_entropy(self.net(tokens).flatten(0, 1), targets.flatten())
 
     def configure_optimizers(self):
@@ -103,7 +112,38 @@ class Mixture(Classification):
             net.mixture.router.bias[0] = favoured
 
     def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) + self.balance * self.net.mixture.balance
+        return super().training_step(share(self, batch), batch_idx) + self.balance * self.net.mixture.balance
+
+
+def one_process() -> dict[str, Any]:
+    """What is found of experts, and the sharpness of heads."""
+    return _found(1)
+
+
+def two_processes() -> dict[str, Any]:
+    """The same on half of each batch: other experts run on one rank than on the other."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    return _found(2)
+
+
+def _found(ranks: int) -> dict[str, Any]:
+    def watched(module: LightningModule, data: DataLoader, steps: int) -> PathologyDetector:
+        settings: dict[str, Any] = {}
+        if ranks > 1:
+            settings = {"devices": ranks, "strategy": DDPStrategy(find_unused_parameters=True)}
+        return watch(module, data=data, steps=steps, use_distributed_sampler=False, **settings)
+
+    torch.manual_seed(0)
+    mixture = watched(Mixture(), digits(), steps=41)
+    torch.manual_seed(0)
+    recall = watched(Recall(lr=3e-3), sequences(), steps=5)
+    return {
+        "imbalance": [each.as_dict() for each in mixture.findings if each.kind == "expert_imbalance"],
+        "loads": [each.routing[0].load for each in mixture.history.observations],
+        "entropies": [each.attention[0].entropies for each in recall.history.observations],
+        "log_partitions": [each.log_partition for each in recall.history.observations],
+    }
 
 
 class Drifting(Classification):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import Observation, RoutingObservation
+from lightning_gradtools.diagnosis.observation import History, Observation, RoutingObservation
 from lightning_gradtools.diagnosis.remedies import lower_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
@@ -34,13 +34,16 @@ def find_expert_imbalance(context: RuleContext) -> Iterator[Finding]:
 
     A quarter of them, or a load that is spread over as few as half of them would be (by the exponential of its
     entropy), is a ``warning``; a single one is worth an ``info``. One finding a layer: that these experts then have no
-    gradient is what follows. Loads that differ by a few times are what specialists look like.
+    gradient is what follows. Loads that differ by a few times are what specialists look like. A router that no gradient
+    has ever reached cannot learn to balance them, and is found by :mod:`no_gradient`.
 
     Sources: Shazeer et al. 2017, arXiv:1701.06538; Fedus et al. 2022, arXiv:2101.03961, whose balancing loss is the
     first remedy.
     """
     latest = context.latest
     for layer in latest.routing:
+        if not _can_learn(layer, context.history):
+            continue
         seen = _of(layer, context.history.observations)
         while len(seen) > _NEEDED and latest.step - seen[1][0] >= _STEPS:
             del seen[0]
@@ -80,6 +83,14 @@ def find_expert_imbalance(context: RuleContext) -> Iterator[Finding]:
                 f" {max(load):.0%}: what is not chosen learns nothing, and is not chosen"
             ),
         )
+
+
+def _can_learn(layer: RoutingObservation, history: History) -> bool:
+    """Say whether a gradient has reached anything of the layer but its experts, unless these are all there is."""
+    names = [each.name for each in history.observations[-1].layers if each.trainable]
+    inside = [name for name in names if name == layer.name or name.startswith(f"{layer.name}.")]
+    router = [name for name in inside if not name.startswith(f"{layer.experts}.")]
+    return not router or not history.reached.isdisjoint(router)
 
 
 def _of(layer: RoutingObservation, observations: Sequence[Observation]) -> list[tuple[int, tuple[float, ...]]]:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from helpers import large_model_cases as cases
 from helpers.large_model_cases import Drifting, Mixture, Recall, digits_with_outliers, sequences
+from helpers.launcher import launch
 from helpers.pathology_cases import Classification, digits, serious, stack, watch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -69,6 +71,16 @@ def test_experts_that_a_router_does_not_choose_are_one_finding():
 )
 def test_experts_that_share_the_load_are_healthy(settings):
     assert serious(mixed(**settings)) == set()
+
+
+def test_two_processes_find_what_one_finds():
+    alone = cases.one_process()
+    first, second = launch(cases.two_processes)
+    assert first == second
+    assert [each["layer"] for each in first["imbalance"]] == [each["layer"] for each in alone["imbalance"]]
+    assert alone["imbalance"]
+    for name, tolerance in (("loads", 0.05), ("entropies", 0.01), ("log_partitions", 0.01)):
+        assert torch.tensor(first[name]).sub(torch.tensor(alone[name])).abs().max() < tolerance, name
 
 
 def drifted(**settings):

@@ -75,6 +75,15 @@ def experts(step):
     return (*layers([1.0] * 2, update=1e-3), replace(called, backward=1.0, signal=1.0), *idle)
 
 
+def test_a_router_that_no_gradient_reaches_is_something_else():
+    def seen(gradient):
+        router = LayerObservation("moe.router", 1.0, gradient, gradient=gradient, weight=1.0, update=gradient * 1e-3)
+        return lambda step: (*layers([1.0] * 2), router)
+
+    assert serious(routed(lambda i: only(0), seen=seen(0.0))) == {("no_gradient", "moe")}
+    assert serious(routed(lambda i: only(0), seen=seen(1.0))) == {("expert_imbalance", "moe")}
+
+
 def test_experts_that_no_gradient_reaches_are_one_finding_and_not_many():
     assert serious(routed(lambda i: only(0), seen=experts)) == {("expert_imbalance", "moe")}
     without = routed(lambda i: only(0), seen=experts)
