@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SEQUENCES, _QUERIES = 4, 64
-
 # Function name (an in-place variant's without its underscore) -> inputs below this are on the flat side.
 FLAT_BELOW: Mapping[str, float] = {
     "relu": 0.0,
@@ -69,29 +67,6 @@ def flat_share(name: str, out: Tensor, dim: int) -> Tensor:
     flat = ((out.detach() - centre).abs() > distance).to(torch.float32)
     others = [d for d in range(out.dim()) if d != dim]
     return flat.mean(others) if others else flat
-
-
-def attention_rows(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the share [1] of saturated rows of a call of ``scaled_dot_product_attention``, None if it is unusual.
-
-    The function never shows its weights, so they are computed here for at most 4 sequences and 64 queries of each.
-    """
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
-    query, key, mask = given["query"].detach(), given["key"].detach(), given.get("attn_mask")
-    if query.dim() < 3 or query.shape[:-2] != key.shape[:-2] or given.get("enable_gqa"):
-        return None
-    stride = -(-query.shape[-2] // _QUERIES)
-    query, key = query[:_SEQUENCES, ..., ::stride, :], key[:_SEQUENCES]
-    scale = given.get("scale") or query.shape[-1] ** -0.5
-    scores = scale * query.float() @ key.float().transpose(-2, -1)
-    if given.get("is_causal"):
-        positions = torch.arange(key.shape[-2], device=key.device)
-        scores = scores.masked_fill(positions > stride * positions[: query.shape[-2], None], -torch.inf)
-    if mask is not None:
-        mask = mask.detach().expand(*given["query"].shape[:-1], key.shape[-2])[:_SEQUENCES, ..., ::stride, :]
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return saturated_rows(scores, scores.softmax(-1), -1)
 
 
 def saturated_rows(scores: Tensor, probabilities: Tensor, dim: int) -> Tensor:

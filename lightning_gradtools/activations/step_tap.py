@@ -12,22 +12,36 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from lightning_gradtools.activations.attention_heads import (
+    head_sharpness,
+    projected_scores,
+    sampled_rows,
+    sampled_scores,
+)
 from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, LossSample
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
-    attention_rows,
     flat_share,
     largest_input,
     one_sided,
     saturated_rows,
     unit_dim,
 )
+from lightning_gradtools.activations.log_partition import log_partition
+from lightning_gradtools.activations.routing import CHOICES, RoutedLayer, Routing
 from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
+_FOLLOWED = {
+    *KNOWN_LOSSES,
+    *_ONE_SIDED,
+    *FLAT_BEYOND,
+    *CHOICES,
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -88,8 +102,8 @@ class StepTap(TorchFunctionMode):
     others (nested, sparse, subclasses, those inside ``vmap`` or ``grad``) pass by.
 
     ``nn.RNN`` and ``nn.RNNCell`` put out what their activation does, and ``scaled_dot_product_attention`` is followed
-    on a few queries; what else happens inside one fused function (the gates of ``nn.LSTM``, the softmax of
-    ``nn.MultiheadAttention``) is not seen.
+    on a few queries, as are the heads of ``nn.MultiheadAttention``; what else happens inside one fused function (the
+    gates of ``nn.LSTM``, how many of the latter's rows are saturated) is not seen.
 
     Args:
         modules: the modules of a network by path, as of ``named_modules()``.
@@ -103,6 +117,8 @@ class StepTap(TorchFunctionMode):
         unseen: paths of those of them that ran where no gradient is recorded, as under reentrant checkpointing.
         samples: size of the first dimension of the first layer's input.
         losses: the losses of known kind that were computed, and what is needed to know the baseline loss.
+        heads: of each attention, by its path, a [2, heads] per call (see ``attention_heads``).
+        log_partitions: of each cross-entropy, a [2] per call (see ``log_partition``).
         collecting: whether gradients that come back are those of the loss. Clear it while others are computed, such as
             those of a penalty inside the forward pass.
     """
@@ -116,12 +132,15 @@ class StepTap(TorchFunctionMode):
         self._modes: dict[bool, set[str]] = {True: set(), False: set()}  # of `training`
         self.samples = 0
         self.losses: list[LossSample] = []
+        self.heads: dict[str, list[Tensor]] = {}
+        self.log_partitions: list[Tensor] = []
         self.collecting = True
         self._tapped: dict[int, tuple[str, bool]] = {}  # by id of the module: path, and whether it has parameters
         for name, module in modules.items():
             owns = next(module.parameters(recurse=False), None) is not None
             if name and (owns or next(module.children(), None) is None):
                 self._tapped[id(module)] = name, owns
+        self._routing = Routing(modules)
         self._sites: dict[tuple[str, str, str, int], TappedActivation] = {}
         self._handles: list[RemovableHandle] = []
         self._running: list[str] = []
@@ -130,6 +149,8 @@ class StepTap(TorchFunctionMode):
         self._producers: dict[int, tuple[Tensor, str, bool]] = {}
         self._enter, self._leave, self._returned = guard(self._on_enter), guard(self._on_leave), guard(self._on_return)
         self._called, self._give_out = guard(self._on_call), guard(self._on_result)
+        self._route, self._routed = guard(self._routing.enter), guard(self._routing.leave)
+        self._chose, self._attended = guard(self._on_choice), guard(self._on_attention)
 
     def __enter__(self) -> "StepTap":
         """Begin to look."""
@@ -160,6 +181,8 @@ class StepTap(TorchFunctionMode):
         """Return the activations in order of first call.
 
         A module that serves several layers (one ``nn.ReLU`` for a whole network) is named by the layer before it.
+        Those inside experts that are given different numbers of samples are left out: a unit that is silent on few of
+        them is not dead, and which experts run differs from step to step.
         """
         fed: dict[str, set[str]] = {}
         for module, producer, *_ in self._sites:
@@ -167,16 +190,26 @@ class StepTap(TorchFunctionMode):
         for (module, producer, *_), site in self._sites.items():
             shared = len(fed[module]) > 1
             site.name = producer if (not module or shared) and producer else module
-        return list(self._sites.values())
+        experts = tuple(f"{each.members}." for each in self.routed if not each.is_even)
+        return [site for site in self._sites.values() if not site.name.startswith(experts)]
+
+    @property
+    def routed(self) -> list[RoutedLayer]:
+        """The mixture-of-experts layers whose routers chose."""
+        return self._routing.layers
 
     # What runs inside the user's forward pass. The first two see every module there is, in every thread.
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._routing.watches(module):
+            self._route(module, args)
         tapped = self._tapped.get(id(module))
         if tapped is not None:
             self._enter(*tapped, module.training, args)
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
+        if self._routing.watches(module):
+            self._routed(module)
         tapped = self._tapped.get(id(module))
         if tapped is not None:
             self._leave(*tapped, module, out)
@@ -243,7 +276,12 @@ class StepTap(TorchFunctionMode):
             self._called(name, args, kwargs)
             return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._give_out(name, args, kwargs, out)
+        if name in CHOICES and self._routing.expects():
+            self._chose(name, args, kwargs, out)
+        if name == "multi_head_attention_forward":
+            self._attended(args, kwargs, out)
+        elif name not in CHOICES or name == "softmax":
+            self._give_out(name, args, kwargs, out)
         return out
 
     def _on_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -268,6 +306,9 @@ class StepTap(TorchFunctionMode):
             sample = KNOWN_LOSSES[name](args, kwargs, out)
             if sample is not None:
                 self.losses.append(sample)
+            drift = log_partition(args, kwargs) if name == "cross_entropy" else None
+            if drift is not None:
+                self.log_partitions.append(drift)
             return
         x = args[0] if args else kwargs.get("input", kwargs.get("query"))
         if not isinstance(x, Tensor) or not _is_ordinary(arrived(x)) or out.dim() < 2:
@@ -275,16 +316,47 @@ class StepTap(TorchFunctionMode):
         module, producer, channels = self._place(x)
         flat: Tensor | None
         if name == "scaled_dot_product_attention":
-            name, flat = "softmax", attention_rows(args, kwargs)
+            scores = sampled_scores(args, kwargs)
+            if scores is None:
+                return
+            weights = scores.softmax(-1)
+            name, flat = "softmax", saturated_rows(scores, weights, -1)
+            self._add_heads(module, producer, scores, weights)
         elif name == "softmax":
             dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
             if not isinstance(dim, int):
                 return
             flat = saturated_rows(x, out, dim)
+            if x.dim() == 4 and dim in (-1, 3):
+                self._add_heads(module, producer, *sampled_rows(x, out))
         else:
             flat = flat_share(name, out, unit_dim(out.dim(), channels))
         if flat is not None:
             self._site(module, producer, name, len(flat)).add_flat(flat)
+
+    def _on_choice(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Look at what may be a choice among experts."""
+        if all(_is_ordinary(part) for part in ([out] if isinstance(out, Tensor) else out) if isinstance(part, Tensor)):
+            self._routing.chose(name, args, kwargs, out)
+
+    def _on_attention(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: tuple[Tensor, ...]) -> None:
+        """Look at the heads of torch's own module, whose softmax is not seen."""
+        parts = [*out[:1], *(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor))]
+        if not out[0].requires_grad or not all(_is_ordinary(arrived(part)) for part in parts):
+            return
+        scores = projected_scores(args, kwargs)
+        if scores is not None:
+            module, producer, _ = self._place(out[0])
+            self._add_heads(module, producer, scores, scores.softmax(-1))
+
+    def _add_heads(self, module: str, producer: str, scores: Tensor, weights: Tensor) -> None:
+        """Take the heads of an attention, named by the innermost module that has weights and holds it all."""
+        if scores.dim() not in (3, 4):
+            return
+        inside = not module or producer.startswith(f"{module}.")
+        path = producer if inside else module
+        name = path if not inside and module in self.ran else path.rpartition(".")[0] or path
+        self.heads.setdefault(name, []).append(head_sharpness(scores, weights))
 
     def _place(self, x: Tensor) -> tuple[str, str, bool]:
         """Return the running module, the layer that put ``x`` out (or ran last), and whether channels come first."""

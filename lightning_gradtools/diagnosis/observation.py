@@ -5,10 +5,12 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_gradtools.diagnosis.loop_observation import LoopObservation, ScheduleObservation
 from lightning_gradtools.diagnosis.state import from_state
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,36 @@ class ActivationObservation:
 
 
 @dataclass(frozen=True)
+class AttentionObservation:
+    """One attention layer at one step, from some of its queries.
+
+    Attributes:
+        name: path of the module that holds it.
+        logits: the largest of each head.
+        entropies: of each head, the mean entropy of a row over that of equal weights, from 0 to 1.
+    """
+
+    name: str
+    logits: tuple[float, ...]
+    entropies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RoutingObservation:
+    """One mixture-of-experts layer at one step.
+
+    Attributes:
+        name: path of the module that holds router and experts.
+        experts: path of the experts' list.
+        load: the share of each expert.
+    """
+
+    name: str
+    experts: str
+    load: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Observation:
     """One sampled optimizer step.
 
@@ -87,6 +119,10 @@ class Observation:
         offset: loss of predicting zero / baseline loss; 1 where that is no more, or not known. Larger for targets far
             from zero, where every training starts above the baseline loss.
         loop: what the training loop did around the step.
+        attention: the attention layers whose scores are seen.
+        routing: the mixture-of-experts layers.
+        log_partition: mean |log Z| of the logits of cross-entropies; None without one.
+        logit_margin: mean of the largest logit less the mean of a row of them; likewise.
     """
 
     step: int
@@ -96,6 +132,10 @@ class Observation:
     skill: float | None = None
     offset: float = 1.0
     loop: LoopObservation = field(default_factory=LoopObservation)
+    attention: tuple[AttentionObservation, ...] = ()
+    routing: tuple[RoutingObservation, ...] = ()
+    log_partition: float | None = None
+    logit_margin: float | None = None
 
     # A history is judged anew at each sample, and each rule goes through all of it.
     @cached_property
@@ -262,8 +302,11 @@ class History:
         def observation(each: Mapping[str, Any]) -> Observation:
             layers = tuple(from_state(LayerObservation, layer) for layer in each["layers"])
             activations = tuple(from_state(ActivationObservation, one) for one in each.get("activations", ()))
+            attention = tuple(_of_tuples(AttentionObservation, one) for one in each.get("attention", ()))
+            routing = tuple(_of_tuples(RoutingObservation, one) for one in each.get("routing", ()))
             loop = LoopObservation.from_dict(each.get("loop", {}))
-            return from_state(Observation, {**each, "layers": layers, "activations": activations, "loop": loop})
+            parts = {"layers": layers, "activations": activations, "attention": attention, "routing": routing}
+            return from_state(Observation, {**each, **parts, "loop": loop})
 
         observations = [observation(each) for each in state.get("observations", ())]
         nonfinite = [from_state(NonfiniteEvent, each) for each in state.get("nonfinite", ())]
@@ -286,6 +329,11 @@ class History:
                 "schedules": [ScheduleObservation.from_dict(each) for each in state.get("schedules", ())],
             },
         )
+
+
+def _of_tuples(kind: type[T], state: Mapping[str, Any]) -> T:
+    """Return the dataclass made of ``state``, in which sequences may have become lists."""
+    return from_state(kind, {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()})
 
 
 def persists(history: History, holds: Callable[[Observation], bool], needed: int) -> int:

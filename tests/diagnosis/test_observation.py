@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from helpers.histories import history, layers
@@ -6,9 +7,11 @@ from helpers.histories import history, layers
 from lightning_gradtools.diagnosis.loop_observation import LoopObservation, ScheduleObservation
 from lightning_gradtools.diagnosis.observation import (
     ActivationObservation,
+    AttentionObservation,
     History,
     NonfiniteEvent,
     Observation,
+    RoutingObservation,
     persists,
 )
 
@@ -20,6 +23,23 @@ def test_a_history_survives_json():
     loop = LoopObservation(uncleared=("a.weight",), left_over=0.5, evaluating=("a",), lost=0.5, precision="bfloat16")
     made.add(Observation(step=100, layers=(), loop=loop))
     assert History.from_dict(json.loads(json.dumps(made.as_dict()))) == made
+
+
+def test_heads_and_experts_survive_json_and_a_state_without_them_loads():
+    made = history()
+    parts = {
+        "attention": (AttentionObservation("a", (1.0, 2.0), (0.5, 1.0)),),
+        "routing": (RoutingObservation("b", "b.experts", (0.25, 0.75)),),
+        "log_partition": 3.0,
+        "logit_margin": 1.0,
+    }
+    before, made.observations = made.observations, [replace(each, **parts) for each in made.observations]
+    state = json.loads(json.dumps(made.as_dict()))
+    assert History.from_dict(state) == made
+    for each in state["observations"]:
+        for name in parts:
+            del each[name]
+    assert History.from_dict(state).observations == before
 
 
 def test_it_forgets_the_oldest_and_keeps_the_first_losses():

@@ -14,6 +14,7 @@ from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss, zero_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
 from lightning_gradtools.callbacks.pathology_detector.loop_sample import LoopSample, LowPrecision
+from lightning_gradtools.callbacks.pathology_detector.model_parts import ModelParts
 from lightning_gradtools.callbacks.pathology_detector.replica_spread import TOLERANCE, ReplicaSpread
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
 from lightning_gradtools.diagnosis.loop_observation import LoopObservation
@@ -134,6 +135,7 @@ class StepSample:
         self._ran: set[str] | None = None
         self._compares_replicas = replicas.alike
         self._spread: ReplicaSpread | None = None
+        self._parts: ModelParts | None = None
 
     def before_step(self, optimizer: torch.optim.Optimizer, seen: GradientPass, look_for_symmetry: bool) -> None:
         """Copy what the step of ``optimizer`` will change; of several closures in one step, what the first finds."""
@@ -151,6 +153,13 @@ class StepSample:
     def layers(self) -> list[TappedLayer]:
         """The layers to observe, in order."""
         return list(self.tap.layers.values()) if self._layers is None else self._layers
+
+    @property
+    def parts(self) -> ModelParts:
+        """The heads, experts and logits to observe."""
+        if self._parts is None:
+            self._parts = ModelParts(self.tap, self.replicas.shards, self._device)
+        return self._parts
 
     @property
     def sites(self) -> list[TappedActivation]:
@@ -173,6 +182,8 @@ class StepSample:
         self._average("fired", self._as_shard([site.fired for site in self.sites if site.fired is not None]))
         self._average("flat", self._as_shard([site.flat for site in self.sites if site.flat is not None]))
         self._average("loop", self.loop.numbers(self._device))
+        for name, values in self.parts.vectors(self._as_shard):
+            self._average(name, values)
         self._measure_loss()
         self._spread = None
         if self._compares_replicas and self.parameters:
@@ -214,7 +225,7 @@ class StepSample:
         ran = [("ran", name) for name in sorted(self.tap.ran)]
         weights = [] if self._spread is None else [("weights of replicas", len(self._spread.parameters))]
         sizes = ("sizes", *self._means.sizes.items())
-        return [*layers, *sites, *losses, *symmetry, *ran, *self.loop.layout(), *weights, sizes]
+        return [*layers, *sites, *losses, *symmetry, *ran, *self.loop.layout(), *self.parts.layout(), *weights, sizes]
 
     def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
         """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
@@ -223,6 +234,7 @@ class StepSample:
         sites = {("activation", x.name, x.function, units_of(x)): x for x in self.sites}
         self._layers = [layers[key] for key in common if key in layers]
         self._sites = [sites[key] for key in common if key in sites]
+        self.parts.keep(common)
         self._ran = {key[1] for each in layouts for key in each if key[0] == "ran"}
         losses = [[key for key in each if key[0] == "loss"] for each in layouts]
         if any(each != losses[0] for each in losses):
@@ -250,7 +262,7 @@ class StepSample:
         self._average("identical", self._identical())
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
-        for name in ("signals", "backward", "identical", "losses", "events"):
+        for name in ("signals", "backward", "identical", "losses", "events", "heads", "loads", "logits"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
         host.put("loop", means["loop"])
@@ -276,6 +288,7 @@ class StepSample:
             skill=score[0] if score and math.isfinite(score[0]) else None,
             offset=max(1.0, score[1]) if score and math.isfinite(score[1]) else 1.0,
             loop=self._observed_loop(values),
+            **self.parts.observed(values),
         )
         return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
 

@@ -45,6 +45,7 @@ _REMEDY_UNCALLED = (
 def find_no_gradient(context: RuleContext) -> Iterator[Finding]:
     """Layers whose weights an optimizer has, and whose gradient is None or exactly zero; others have one.
 
+    Experts that are not chosen, beside others that are, are what :mod:`expert_imbalance` is about.
     Exactly zero, not small: no threshold. A frozen layer is not in question. Where the units of a whole activation are
     silent, or half of them saturated, the zeros come from there, which is another finding. A layer that did not run is
     one too; a layer that a gradient ever reached is not: several heads may take turns. Where this holds of all layers
@@ -52,13 +53,14 @@ def find_no_gradient(context: RuleContext) -> Iterator[Finding]:
     """
     history, latest = context.history, context.latest
     known = [layer.name for layer in latest.layers]
-    for name in outermost(_never_called(history), known):
+    spared = _not_chosen(history)
+    for name in outermost(_never_called(history) - spared, known):
         message = f"{name} is to be trained, but the forward pass never calls it, so no gradient reaches its weights"
         yield _finding(history, name, _NEEDED_UNCALLED, message, _REMEDY_UNCALLED)
     cut_off = [_cut_off(each) for each in history.observations[-_NEEDED:]] if _cut_off(latest) else []
     if len(cut_off) < _NEEDED:
         return
-    cut = set.intersection(*cut_off) - history.reached
+    cut = set.intersection(*cut_off) - history.reached - spared
     zero = {layer.name for layer in latest.layers if layer.name in cut and layer.backward == 0}
     for name in outermost(zero, known):
         message = f"{name} runs and is to be trained, but the gradient that comes back to it is exactly zero"
@@ -91,6 +93,16 @@ def _finding(history: History, name: str, needed: int, message: str, remedy: tup
         message=message,
         remedy=remedy,
     )
+
+
+def _not_chosen(history: History) -> set[str]:
+    """Return the layers of experts in which a gradient has reached some expert."""
+    spared: set[str] = set()
+    for routing in history.observations[-1].routing:
+        inside = f"{routing.experts}."
+        if any(name.startswith(inside) for name in history.reached):
+            spared |= {layer.name for layer in history.observations[-1].layers if layer.name.startswith(inside)}
+    return spared
 
 
 def _never_called(history: History) -> set[str]:
