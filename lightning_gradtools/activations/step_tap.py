@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, LossSample
+from lightning_gradtools.activations.contract_tap import ContractTap
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
@@ -23,11 +24,13 @@ from lightning_gradtools.activations.flat_regions import (
     saturated_rows,
     unit_dim,
 )
+from lightning_gradtools.activations.ordinary import is_ordinary
 from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {*KNOWN_LOSSES, *_ONE_SIDED, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
+_MEASURED = {*KNOWN_LOSSES, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
+_FOLLOWED = {*_MEASURED, *_ONE_SIDED, "log_softmax"}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -96,6 +99,7 @@ class StepTap(TorchFunctionMode):
         signals: whether to measure how much the layers' outputs differ between samples.
         guard: wraps every function of this that runs inside the user's forward and backward pass; what it returns must
             never raise.
+        contracts: what is to hear of the first layer's input, of activation functions and of losses.
 
     Attributes:
         layers: modules with parameters that put out a tensor, by path.
@@ -107,9 +111,16 @@ class StepTap(TorchFunctionMode):
             those of a penalty inside the forward pass.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], signals: bool = False, guard: Guard = _unguarded) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        signals: bool = False,
+        guard: Guard = _unguarded,
+        contracts: ContractTap | None = None,
+    ) -> None:
         super().__init__()
         self._signals = signals
+        self.contracts = contracts
         self.layers: dict[str, TappedLayer] = {}
         self.ran: set[str] = set()
         self.unseen: set[str] = set()
@@ -129,6 +140,7 @@ class StepTap(TorchFunctionMode):
         self._producers: dict[int, tuple[Tensor, str, bool]] = {}
         self._enter, self._leave, self._returned = guard(self._on_enter), guard(self._on_leave), guard(self._on_return)
         self._called, self._give_out = guard(self._on_call), guard(self._on_result)
+        self._enter_first, self._note = guard(self._on_first), guard(self._on_contract)
 
     def __enter__(self) -> "StepTap":
         """Begin to look."""
@@ -149,6 +161,8 @@ class StepTap(TorchFunctionMode):
             self._handles.pop().remove()
         self._producers.clear()
         self._running.clear()
+        if self.contracts is not None:
+            self.contracts.forget()
 
     def activations(self) -> list[TappedActivation]:
         """Return the activations in order of first call.
@@ -169,6 +183,8 @@ class StepTap(TorchFunctionMode):
         tapped = self._tapped.get(id(module))
         if tapped is not None:
             self._enter(*tapped, args)
+            if self.contracts is not None:
+                self._enter_first(tapped[0], module, args)
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         tapped = self._tapped.get(id(module))
@@ -190,7 +206,7 @@ class StepTap(TorchFunctionMode):
         if not owns and not isinstance(module, _CHANNELS_FIRST_NORMS):
             return
         out = _first_tensor(out)
-        if out is None or not _is_ordinary(out) or not out.is_floating_point() or not out.dim():
+        if out is None or not is_ordinary(out) or not out.is_floating_point() or not out.dim():
             return
         if not owns:
             self._producers[id(out)] = (out, self._last, True)
@@ -234,10 +250,24 @@ class StepTap(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _ONE_SIDED:
             self._called(name, args, kwargs)
-            return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._give_out(name, args, kwargs, out)
+        if name in _MEASURED:
+            self._give_out(name, args, kwargs, out)
+        if self.contracts is not None:
+            self._note(name, args, kwargs, out)
         return out
+
+    def _on_first(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.contracts is not None:
+            self.contracts.enter(name, module, args)
+
+    def _on_contract(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        if self.contracts is None:
+            return
+        if name in KNOWN_LOSSES:
+            self.contracts.loss(name, args, kwargs, self._last)
+        else:
+            self.contracts.activation(one_sided(name, args, kwargs) or name, args, kwargs, out)
 
     def _on_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the input of a one-sided function, which may be about to be overwritten."""
@@ -246,7 +276,7 @@ class StepTap(TorchFunctionMode):
         if function is None or not isinstance(x, Tensor) or x.dim() < 2 or not x.requires_grad:
             return
         values = arrived(x)
-        if not _is_ordinary(values):
+        if not is_ordinary(values):
             return
         module, producer, channels = self._place(x)
         fired = largest_input(values, unit_dim(x.dim(), channels)) > FLAT_BELOW[function]
@@ -255,7 +285,7 @@ class StepTap(TorchFunctionMode):
 
     def _on_result(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Look at the output of a two-sided function, or at a loss."""
-        if not isinstance(out, Tensor) or not _is_ordinary(out) or not out.requires_grad:
+        if not isinstance(out, Tensor) or not is_ordinary(out) or not out.requires_grad:
             return
         if name in KNOWN_LOSSES:
             sample = KNOWN_LOSSES[name](args, kwargs, out)
@@ -263,7 +293,7 @@ class StepTap(TorchFunctionMode):
                 self.losses.append(sample)
             return
         x = args[0] if args else kwargs.get("input", kwargs.get("query"))
-        if not isinstance(x, Tensor) or not _is_ordinary(arrived(x)) or out.dim() < 2:
+        if not isinstance(x, Tensor) or not is_ordinary(arrived(x)) or out.dim() < 2:
             return
         module, producer, channels = self._place(x)
         flat: Tensor | None
@@ -300,20 +330,6 @@ def _first_tensor(out: Any) -> Tensor | None:
     if isinstance(out, (tuple, list)) and out:
         return _first_tensor(out[0])
     return out if isinstance(out, Tensor) else None
-
-
-def _is_ordinary(tensor: Tensor) -> bool:
-    """Say whether ``tensor`` is dense and has elements that can be looked at.
-
-    Inside ``vmap`` or ``grad`` a tensor stands for many, and must not outlive the transform.
-    """
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout == torch.strided
-        and tensor.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and tensor.numel() > 0
-    )
 
 
 def _wide(tensor: Tensor) -> Tensor:

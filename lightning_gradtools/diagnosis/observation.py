@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lightning_gradtools.diagnosis.contracts import Contracts
 from lightning_gradtools.diagnosis.state import from_state
 
 
@@ -151,6 +152,7 @@ class History:
         largest_update: the largest update ratio that each layer ever had.
         planned_steps: optimizer steps that the run is to have, None if that is not known.
         baselines: the latest estimates of the loss of the best constant prediction, on the scale of the losses.
+        contracts: what the first sampled steps of the latest fit showed of them, kept until they are seen anew.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -165,6 +167,7 @@ class History:
     baselines: list[float] = field(default_factory=list)
     first_observations: list[Observation] = field(default_factory=list)
     recovered_from: int = 0
+    contracts: list[Contracts] = field(default_factory=list)
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
@@ -202,6 +205,18 @@ class History:
                 self.largest_update[layer.name] = layer.update_ratio
         self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
         del self.observations[: -self.MAX_OBSERVATIONS]
+
+    def add_contracts(self, contracts: Contracts, *, anew: bool) -> None:
+        """Remember what one of the first steps showed.
+
+        Args:
+            contracts: of the step.
+            anew: whether it is the first one of a fit, so that what is known of an earlier one no longer holds.
+        """
+        if anew:
+            self.contracts.clear()
+        self.contracts.append(contracts)
+        del self.contracts[: -self.FIRST]
 
     def _recover(self, step: int) -> None:
         """Note that values were finite at ``step``."""
@@ -268,6 +283,7 @@ class History:
                 "reached": set(state.get("reached", ())),
                 "largest_update": dict(state.get("largest_update", {})),
                 "baselines": list(state.get("guesses", ())),
+                "contracts": [Contracts.from_dict(each) for each in state.get("contracts", ())],
             },
         )
 

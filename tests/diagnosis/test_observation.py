@@ -46,6 +46,7 @@ def test_the_keys_of_a_state_are_those_of_checkpoints_that_exist():
         "guesses",
         "first_observations",
         "recovered_from",
+        "contracts",
     }
 
 

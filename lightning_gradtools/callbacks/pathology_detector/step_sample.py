@@ -13,7 +13,9 @@ from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
+from lightning_gradtools.callbacks.pathology_detector.contract_sample import ContractSample
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
+from lightning_gradtools.diagnosis.contracts import Contracts
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
 from lightning_gradtools.distributed import has_pending_sum
 from lightning_gradtools.gradients.norms import LocalNorms, are_plain, local_norms
@@ -95,11 +97,13 @@ class Sampled:
         observation: for the rules.
         losses: of the steps since the last sample.
         events: whether any rank has seen something non-finite.
+        contracts: what the step showed of them; None where it was not asked to, or ranks saw different ones.
     """
 
     observation: Observation
     losses: list[float]
     events: bool
+    contracts: Contracts | None = None
 
 
 class StepSample:
@@ -113,12 +117,21 @@ class StepSample:
         tap: the taps, with what they saw.
         device: for what the ranks exchange.
         replicas: how the ranks share out batches and activations.
+        contracts: what the tap hears of contracts; None: nothing.
     """
 
-    def __init__(self, step: int, tap: StepTap, device: torch.device, replicas: Replicas) -> None:
+    def __init__(
+        self,
+        step: int,
+        tap: StepTap,
+        device: torch.device,
+        replicas: Replicas,
+        contracts: ContractSample | None = None,
+    ) -> None:
         self.step = step
         self.tap = tap
         self.replicas = replicas
+        self.contracts = contracts
         self.parameters: dict[int, SampledParameters] = {}  # by the optimizer's id
         self.trainable: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
@@ -162,6 +175,8 @@ class StepSample:
         self._average("fired", self._as_shard([site.fired for site in self.sites if site.fired is not None]))
         self._average("flat", self._as_shard([site.flat for site in self.sites if site.flat is not None]))
         self._measure_loss()
+        if self.contracts is not None:
+            self._average("contracts", self.contracts.vector(self._device))
 
     def _as_shard(self, parts: Sequence[Tensor]) -> Tensor:
         """Return [shards · n] what the mean over all ranks makes each shard's mean of, from this rank's parts of n."""
@@ -195,7 +210,8 @@ class StepSample:
         losses = [("loss", x.kind, tuple(x.first.shape)) for x in self.tap.losses]
         symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.extremes]
         ran = [("ran", name) for name in sorted(self.tap.ran)]
-        return [*layers, *sites, *losses, *symmetry, *ran, ("sizes", *self._means.sizes.items())]
+        contracts = [] if self.contracts is None else self.contracts.layout()
+        return [*layers, *sites, *losses, *symmetry, *ran, *contracts, ("sizes", *self._means.sizes.items())]
 
     def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
         """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
@@ -208,6 +224,8 @@ class StepSample:
         losses = [[key for key in each if key[0] == "loss"] for each in layouts]
         if any(each != losses[0] for each in losses):
             self.tap.losses.clear()
+        if self.contracts is not None and any(key not in common for key in self.contracts.layout()):
+            self.contracts = None
         for i, each in enumerate(self.parameters.values()):
             each.extremes = {p: pair for p, pair in each.extremes.items() if ("weight", i, p) in common}
 
@@ -229,7 +247,7 @@ class StepSample:
         self._average("identical", self._identical())
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
-        for name in ("signals", "backward", "identical", "losses", "events"):
+        for name in ("signals", "backward", "identical", "losses", "events", "contracts"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
         for i, norms in enumerate(self._norms()):
@@ -252,7 +270,13 @@ class StepSample:
             learning_rate=learning_rate,
             skill=score[0] if score and math.isfinite(score[0]) else None,
         )
-        return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
+        contracts = None if self.contracts is None else self.contracts.read(self.step, values["contracts"])
+        return Sampled(
+            observation=observation,
+            losses=values["losses"],
+            events=values["events"] != [0.0],
+            contracts=contracts,
+        )
 
     def _identical(self) -> list[Tensor]:
         """Return for each weight of which extremes are kept, as [] bool, whether its units are the same."""
