@@ -253,7 +253,7 @@ class ContractTap:
         if call.calls == 0:
             self._add_fingerprint("target", target)
         if over_classes:
-            call.add(_class_measures(predicted.detach(), target, kwargs))
+            call.add(_class_measures(predicted.detach()))
         elif predicted.shape == target.shape:
             call.add(_number_measures(target, REACH.get(names[0]) if names else None))
 
@@ -319,21 +319,15 @@ def _share(flags: Tensor) -> Tensor:
     return flags.float().mean()
 
 
-def _class_measures(predicted: Tensor, target: Tensor, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _class_measures(predicted: Tensor) -> dict[str, Tensor]:
     rows, dim = _few(predicted).float(), _class_dim(predicted)
     log_sums = rows.logsumexp(dim)
-    measures = {
+    return {
         "samples": rows.new_full((), predicted.shape[0]),
         "simplex": _share((rows.amin(dim) >= 0) & ((rows.sum(dim) - 1).abs() < _TOLERANCE)),
         "heavy": _share(log_sums > 0.1),
         "light": _share(log_sums < -0.1),
     }
-    if not target.is_floating_point():
-        classes = target.reshape(-1).float()
-        kept = classes != kwargs.get("ignore_index", -100)
-        measures["lowest"] = torch.where(kept, classes, _INFINITE).amin()
-        measures["highest"] = torch.where(kept, classes, -_INFINITE).amax()
-    return measures
 
 
 def _number_measures(target: Tensor, reach: tuple[float, float] | None) -> dict[str, Tensor]:

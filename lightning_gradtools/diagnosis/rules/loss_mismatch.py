@@ -207,7 +207,7 @@ def _bits_of_one_distribution(context: RuleContext, call: LossCall) -> Finding |
 
 RULE = Rule(
     kind=Kind.LOSS_MISMATCH,
-    order=-30,
+    order=-30,  # before non-finite values: what the first steps showed holds whatever came of it
     needs=frozenset(),
     find=find_loss_mismatch,
     remedies=lambda _: (),

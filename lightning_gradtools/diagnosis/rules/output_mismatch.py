@@ -120,7 +120,7 @@ def _out_of_reach(context: RuleContext, call: LossCall) -> Finding | None:
 
 RULE = Rule(
     kind=Kind.OUTPUT_MISMATCH,
-    order=-40,
+    order=-40,  # before non-finite values: what the first steps showed holds whatever came of it
     needs=frozenset(),
     find=find_output_mismatch,
     remedies=lambda _: (),

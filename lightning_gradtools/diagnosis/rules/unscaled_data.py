@@ -96,7 +96,7 @@ def _finding(
 
 RULE = Rule(
     kind=Kind.UNSCALED_DATA,
-    order=-20,
+    order=-20,  # before non-finite values: what the first steps showed holds whatever came of it
     needs=frozenset(),
     find=find_unscaled_data,
     remedies=lambda _: (),
