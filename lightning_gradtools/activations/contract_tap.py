@@ -54,6 +54,7 @@ _MOVING = frozenset(
     )
 )
 _TOLERANCE = 0.01  # of rows that sum to 1, which bfloat16 rounds by 0.004; and of a reach's bounds
+_OFF = 0.05  # of 1, from which a row is no distribution
 _MANY, _CALLS, _NODES = 2**20, 16, 200  # elements looked at, calls of one place, nodes of the graph
 _CONVOLUTIONS = (
     nn.Conv1d,
@@ -253,7 +254,7 @@ class ContractTap:
         if call.calls == 0:
             self._add_fingerprint("target", target)
         if over_classes:
-            call.add(_class_measures(predicted.detach()))
+            call.add(_class_measures(predicted.detach(), target))
         elif predicted.shape == target.shape:
             call.add(_number_measures(target, REACH.get(names[0]) if names else None))
 
@@ -319,15 +320,24 @@ def _share(flags: Tensor) -> Tensor:
     return flags.float().mean()
 
 
-def _class_measures(predicted: Tensor) -> dict[str, Tensor]:
+def _class_measures(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
     rows, dim = _few(predicted).float(), _class_dim(predicted)
     log_sums = rows.logsumexp(dim)
-    return {
+    measures = {
         "samples": rows.new_full((), predicted.shape[0]),
         "simplex": _share((rows.amin(dim) >= 0) & ((rows.sum(dim) - 1).abs() < _TOLERANCE)),
         "heavy": _share(log_sums > 0.1),
         "light": _share(log_sums < -0.1),
     }
+    if target.is_floating_point() and target.shape == predicted.shape:
+        given = _few(target.detach()).float()
+        measures["undistributed"] = _undistributed(given, dim)
+        measures["lowest"], measures["highest"] = given.aminmax()
+    return measures
+
+
+def _undistributed(target: Tensor, dim: int) -> Tensor:
+    return _share((target.sum(dim) - 1).abs() > _OFF)
 
 
 def _number_measures(target: Tensor, reach: tuple[float, float] | None) -> dict[str, Tensor]:
@@ -347,6 +357,8 @@ def _number_measures(target: Tensor, reach: tuple[float, float] | None) -> dict[
         "one_hot": _share(bits.all(1) & (rows.sum(1) == 1)),
         "beyond": _share((rows < -0.3) | (rows > 1.3)),
     }
+    if target.dim() == 2 and target.shape[1] > 1:
+        measures["undistributed"] = _undistributed(rows, 1)
     if reach is not None:
         low, high = reach
         distance = torch.maximum(low - rows, rows - high)

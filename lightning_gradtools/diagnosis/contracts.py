@@ -29,6 +29,7 @@ class LossMeasures:
         bits: share of targets that are 0 or 1.
         one_hot: share of rows of targets of which one is 1 and the others are 0.
         beyond: share of targets under -0.3 or over 1.3, which no smoothing of labels makes of 0 and 1.
+        undistributed: share of rows of targets that do not sum to 1, where there are several columns.
     """
 
     samples: float = 0.0
@@ -46,6 +47,7 @@ class LossMeasures:
     bits: float = 0.0
     one_hot: float = 0.0
     beyond: float = 0.0
+    undistributed: float = 0.0
 
     @property
     def scale(self) -> float:

@@ -123,8 +123,20 @@ def test_measures_of_targets_are_those_of_a_closed_form():
         "beyond": 2 / 8,
         "outside": 1 / 8,
         "unreachable": 1 / 8 / variance,
+        "undistributed": 2 / 4,
     }
     assert means == pytest.approx(expected, rel=1e-5)
+
+
+def test_targets_of_cross_entropy_that_are_distributions_and_others():
+    target = torch.tensor([[0.5, 0.5], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    call = call_of(loss=lambda z: F.cross_entropy(z, target), x=torch.randn(4, 4), outputs=2)
+    means = call.means()
+    assert (means["undistributed"].item(), means["lowest"].item(), means["highest"].item()) == (0.5, 0.0, 1.0)
+    spatial = torch.rand(4, 2, 3).softmax(1)
+    net = nn.Conv1d(2, 2, 1)
+    (call,) = tapped(net, torch.randn(4, 2, 3), lambda z: F.cross_entropy(z, spatial)).calls.values()
+    assert call.means()["undistributed"].item() == 0
 
 
 def test_of_several_calls_in_one_place_the_mean_is_kept():

@@ -25,7 +25,8 @@ def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
     cross-entropy of targets that are neither bits nor shares. Log-probabilities given to cross-entropy are harmless.
 
     Unusual, and so ``info`` until training fails: a regression loss on bits, one-hot rows (Brier's score is one, and a
-    good one) or small whole numbers (which may be counts or ratings), and binary cross-entropy after a softmax.
+    good one) or small whole numbers (which may be counts or ratings), binary cross-entropy after a softmax, and
+    cross-entropy of targets that do not sum to 1, unless some are negative.
     """
     yield from worst_by_layer(
         context,
@@ -34,6 +35,7 @@ def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
         _probabilities,
         _no_log_probabilities,
         _not_bits,
+        _no_distribution,
         _classes_as_numbers,
         _bits_of_one_distribution,
     )
@@ -154,9 +156,34 @@ def _not_bits(context: RuleContext, call: LossCall) -> Finding | None:
         width = seen.highest - seen.lowest
         code = f"target = (target - {seen.lowest:.4g}) / {width:.4g}"
         remedies.append(Remedy(sentence="Scale the targets to lie between 0 and 1.", code=code))
-    remedies.append(Remedy(sentence="If they are numbers, use squared error.", code="F.mse_loss(prediction, target)"))
+    remedies.append(
+        Remedy(sentence="If they are numbers, use squared error.", code="loss = F.mse_loss(prediction, target)")
+    )
     evidence = Evidence(quantity="share of targets far outside 0 and 1", value=seen.beyond, threshold=BEYOND)
     return finding_of(Kind.LOSS_MISMATCH, context, call, Severity.WARNING, message, evidence, *remedies)
+
+
+def _no_distribution(context: RuleContext, call: LossCall) -> Finding | None:
+    seen = call.measures
+    if call.function != "cross_entropy" or seen.undistributed <= BEYOND:
+        return None
+    message = (
+        f"cross_entropy after {place(call)} asks for a class, or for a distribution over classes, and"
+        f" {seen.undistributed:.0%} of the rows of targets do not sum to 1: they go from {seen.lowest:.3g} to"
+        f" {seen.highest:.3g}"
+    )
+    remedies = (
+        Remedy(
+            sentence="For several labels at once, use binary cross-entropy.",
+            code="loss = F.binary_cross_entropy_with_logits(logits, target)",
+        ),
+        Remedy(sentence="For numbers, use squared error.", code="loss = F.mse_loss(prediction, target)"),
+    )
+    severity = Severity.WARNING if seen.lowest < 0 or training_fails(context) else Severity.INFO
+    evidence = Evidence(
+        quantity="share of rows of targets that do not sum to 1", value=seen.undistributed, threshold=BEYOND
+    )
+    return finding_of(Kind.LOSS_MISMATCH, context, call, severity, message, evidence, *remedies)
 
 
 def _classes_as_numbers(context: RuleContext, call: LossCall) -> Finding | None:

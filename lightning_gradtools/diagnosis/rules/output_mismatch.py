@@ -41,10 +41,11 @@ def find_output_mismatch(context: RuleContext) -> Iterator[Finding]:
     - A softmax over one unit: the output is 1 whatever the input. No threshold.
     - Logits that come out of a ReLU or its like, or a tanh: a loss over classes or bits asks for any number.
     - More than :data:`OUTSIDE` of the targets beyond what the last function can put out, by more than
-      :data:`UNREACHABLE` of their variance, so that noise about a bound is none. Where several losses are computed it
-      is a warning only once training fails: one of them may compare features, not targets.
+      :data:`UNREACHABLE` of their variance, so that noise about a bound is none; or as many rows that do not sum to 1,
+      after a softmax. Where several losses are computed it is a warning only once training fails: one of them may
+      compare features, not targets.
     """
-    yield from worst_by_layer(context, _constant, _clipped, _out_of_reach)
+    yield from worst_by_layer(context, _constant, _clipped, _out_of_reach, _one_of_several)
 
 
 def _constant(context: RuleContext, call: LossCall) -> Finding | None:
@@ -97,8 +98,7 @@ def _out_of_reach(context: RuleContext, call: LossCall) -> Finding | None:
     seen = call.measures
     if seen.outside <= OUTSIDE or seen.unreachable <= UNREACHABLE:
         return None
-    alone = len(loss_calls(context.history.contracts)) == 1
-    severity = Severity.WARNING if alone or training_fails(context) else Severity.INFO
+    severity = _with_care(context)
     reaches = _REACHES.get(call.last, "nothing much below 0")
     message = (
         f"{seen.outside:.0%} of the targets of {call.function} lie beyond what {place(call)} can put out: it ends in a"
@@ -116,6 +116,29 @@ def _out_of_reach(context: RuleContext, call: LossCall) -> Finding | None:
         quantity="share of the targets that the last function cannot put out", value=seen.outside, threshold=OUTSIDE
     )
     return finding_of(Kind.OUTPUT_MISMATCH, context, call, severity, message, evidence, *remedies)
+
+
+def _one_of_several(context: RuleContext, call: LossCall) -> Finding | None:
+    seen = call.measures
+    if call.last != "softmax" or call.outputs < 2 or call.function == "cross_entropy" or seen.undistributed <= OUTSIDE:
+        return None
+    message = (
+        f"{place(call)} ends in a softmax, whose outputs sum to 1, and {seen.undistributed:.0%} of the rows of targets"
+        f" of {call.function} do not"
+    )
+    remedy = Remedy(
+        sentence="For several labels at once, put a sigmoid in the place of the softmax.",
+        code="probabilities = torch.sigmoid(logits)",
+    )
+    evidence = Evidence(
+        quantity="share of rows of targets that do not sum to 1", value=seen.undistributed, threshold=OUTSIDE
+    )
+    return finding_of(Kind.OUTPUT_MISMATCH, context, call, _with_care(context), message, evidence, remedy)
+
+
+def _with_care(context: RuleContext) -> Severity:
+    alone = len(loss_calls(context.history.contracts)) == 1
+    return Severity.WARNING if alone or training_fails(context) else Severity.INFO
 
 
 RULE = Rule(

@@ -9,13 +9,15 @@ from lightning_gradtools.diagnosis.failing import training_fails
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.rule import Rule, RuleContext
 
-PLACES = 4  # in an epoch, at which the batch must have been the same
+SEEN = 4  # steps on which the batch must have been the same
+PLACES = 2  # in an epoch
 _ROUNDING = 1e-6
 _SAMPLES = 4  # alike in a batch
 
 
 def find_repeated_batch(context: RuleContext) -> Iterator[Finding]:
-    """A batch with the same elements, first layer's input and targets at :data:`PLACES` places of the epoch.
+    """A batch with the same elements, first layer's input and targets on :data:`SEEN` steps, at :data:`PLACES` places of the
+    epoch.
 
     An epoch of one batch (all data at once, or ``overfit_batches=1``) has one place, and is no finding. Data of unknown
     length may be one batch for ever on purpose, so that is ``info``. So are samples that are all alike, such as the
@@ -28,7 +30,7 @@ def find_repeated_batch(context: RuleContext) -> Iterator[Finding]:
 def _same_batch(context: RuleContext) -> Iterator[Finding]:
     seen = [each for each in context.history.contracts if each.fingerprints]
     places = {each.batch_index for each in seen}
-    if len(places) < PLACES or len(seen) < len(context.history.contracts):
+    if len(seen) < SEEN or len(places) < PLACES or len(seen) < len(context.history.contracts):
         return
     first = seen[0].fingerprints
     if any(not _same(each.fingerprints, first) for each in seen):
@@ -39,7 +41,7 @@ def _same_batch(context: RuleContext) -> Iterator[Finding]:
         layer="",
         step=context.history.step,
         severity=Severity.WARNING if all(each.sized for each in seen) else Severity.INFO,
-        evidence=(Evidence(quantity="places of the epoch with one batch", value=len(places), threshold=PLACES),),
+        evidence=(Evidence(quantity="steps with one and the same batch", value=len(seen), threshold=SEEN),),
         message=f"the batches of steps {steps} are one and the same, though an epoch has more than one",
         remedy=(
             Remedy(

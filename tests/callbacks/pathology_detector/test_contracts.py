@@ -149,6 +149,16 @@ BROKEN = {
         lambda: (mlp(3, nn.Softmax(1)), F.mse_loss, inputs(), classes(4).float()[:, None].repeat(1, 3)),
         lambda: (mlp(3, nn.Softmax(1)), F.mse_loss, inputs(), one_hot()),
     ),
+    "softmax onto several labels": (
+        ("output_mismatch", "net.2", "warning"),
+        lambda: (mlp(3, nn.Softmax(1)), F.binary_cross_entropy, inputs(), (inputs()[:, :3] > 0).float()),
+        lambda: (mlp(3, nn.Sigmoid()), F.binary_cross_entropy, inputs(), (inputs()[:, :3] > 0).float()),
+    ),
+    "numbers for cross_entropy": (
+        ("loss_mismatch", "net.2", "warning"),
+        lambda: (mlp(3), F.cross_entropy, inputs(), inputs()[:, :3]),
+        lambda: (mlp(3), F.cross_entropy, inputs(), inputs()[:, :3].softmax(1)),
+    ),
     "relu before cross_entropy": (
         ("output_mismatch", "net.2", "warning"),
         lambda: (mlp(3, nn.ReLU()), F.cross_entropy, inputs(), classes()),
@@ -211,6 +221,14 @@ class Healthy:
     @staticmethod
     def distillation():
         return mlp(3), F.cross_entropy, inputs(), inputs()[:, :3].softmax(1)
+
+    @staticmethod
+    def two_labels_of_half_each():
+        return mlp(3), F.cross_entropy, inputs(), F.normalize((inputs()[:, :3] > -9).float(), p=1)
+
+    @staticmethod
+    def weighted_classes():
+        return mlp(3), F.cross_entropy, inputs(), one_hot() * (1 + bits())
 
     @staticmethod
     def divergence():

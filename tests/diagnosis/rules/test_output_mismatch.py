@@ -61,6 +61,12 @@ def test_targets_of_one_of_several_losses_count_only_once_training_fails():
     assert ("output_mismatch", "4") in serious(made(*calls))
 
 
+@pytest.mark.parametrize(("outputs", "undistributed", "told"), [(3, 0.06, True), (3, 0.04, False), (1, 1.0, False)])
+def test_a_softmax_for_several_labels(outputs, undistributed, told):
+    run = made(call("binary_cross_entropy", ("softmax",), outputs=outputs, undistributed=undistributed), loss=falling)
+    assert serious(run) == ({("output_mismatch", "4")} if told else set())
+
+
 def test_a_nan_later_on_does_not_hide_it():
     run = made(call(outside=0.5, unreachable=0.5), loss=falling)
     run.nonfinite.append(NonfiniteEvent(99, 1, 0, "forward", "a"))

@@ -28,7 +28,8 @@ SAME = (1.5, -2.5, 3.5)
         ([SAME] * 4, {"sized": False}, "info"),
         ([SAME] * 3, {"places": (0, 1, 2)}, None),
         ([SAME] * 4, {"places": (0, 0, 0, 0)}, None),  # an epoch of one batch
-        ([SAME] * 4, {"places": (0, 1, 0, 1)}, None),  # of two, each seen twice
+        ([SAME] * 4, {"places": (0, 1, 0, 1)}, "warning"),  # of two, each seen twice
+        ([SAME, (9.0, 9.0, 9.0)] * 2, {"places": (0, 1, 0, 1)}, None),
         ([SAME, SAME, SAME, (1.5, -2.5, 3.6)], {}, None),  # other targets
         ([SAME, SAME, SAME, (1.5, -2.5)], {}, None),
         ([SAME, SAME, SAME, ()], {}, None),
