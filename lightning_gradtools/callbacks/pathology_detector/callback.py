@@ -60,6 +60,10 @@ class PathologyDetector(Observer):
     layer by what it does to training, not by one number: a layer's gradient may be as small as it likes while the loss
     falls. A healthy run yields nothing at ``warning`` or above.
 
+    The first samples of a fit also show its contracts: which functions put out what a loss of
+    ``torch.nn.functional`` is given and whether it asks for that, what comes to the first layer, and whether batches
+    differ. What they show stands to the end of the fit.
+
     ==============================  ==========================================================  =================
     key                             value (unit)                                                when
     ==============================  ==========================================================  =================

@@ -16,8 +16,7 @@ _SAMPLES = 4  # alike in a batch
 
 
 def find_repeated_batch(context: RuleContext) -> Iterator[Finding]:
-    """A batch with the same elements, first layer's input and targets on :data:`SEEN` steps, at :data:`PLACES` places of the
-    epoch.
+    """The same elements, first layer's input and targets on :data:`SEEN` steps, at :data:`PLACES` places of the epoch.
 
     An epoch of one batch (all data at once, or ``overfit_batches=1``) has one place, and is no finding. Data of unknown
     length may be one batch for ever on purpose, so that is ``info``. So are samples that are all alike, such as the
