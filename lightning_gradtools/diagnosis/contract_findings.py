@@ -41,6 +41,11 @@ def finding_of(
     )
 
 
+def is_only_loss(context: RuleContext) -> bool:
+    """Say whether one loss of known kind is computed, in one place: it is what training is about."""
+    return len(loss_calls(context.history.contracts)) == 1
+
+
 def place(call: LossCall) -> str:
     """Return the layer before a loss, in words."""
     return call.layer or "the network"

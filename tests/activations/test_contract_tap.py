@@ -128,6 +128,31 @@ def test_measures_of_targets_are_those_of_a_closed_form():
     assert means == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("last", "outside"),
+    [(nn.Sigmoid(), 3 / 4), (nn.Tanh(), 2 / 4), (nn.ReLU(), 2 / 4), (nn.ReLU6(), 3 / 4), (nn.ELU(), None)],
+)
+def test_a_target_may_lie_beyond_either_bound(last, outside):
+    target = torch.tensor([[-2.0], [-0.5], [0.5], [7.0]])
+    means = call_of(last, loss=lambda p: F.mse_loss(p, target), x=torch.randn(4, 4)).means()
+    assert (means["outside"].item() if "outside" in means else None) == outside
+
+
+@pytest.mark.parametrize(
+    ("last", "outputs", "constant"),
+    [
+        (nn.Softmax(1), 1, True),
+        (nn.LogSoftmax(-1), 1, True),
+        (nn.Softmax(0), 1, False),
+        (nn.Softmax(1), 2, False),
+        (nn.Sigmoid(), 1, False),
+    ],
+)
+def test_a_softmax_over_one_unit(last, outputs, constant):
+    call = call_of(last, loss=lambda p: F.mse_loss(p, torch.zeros(16, outputs)), outputs=outputs)
+    assert call.constant == constant
+
+
 def test_targets_of_cross_entropy_that_are_distributions_and_others():
     target = torch.tensor([[0.5, 0.5], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     call = call_of(loss=lambda z: F.cross_entropy(z, target), x=torch.randn(4, 4), outputs=2)

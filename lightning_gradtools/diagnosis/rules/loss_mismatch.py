@@ -2,7 +2,13 @@
 
 from collections.abc import Iterator
 
-from lightning_gradtools.diagnosis.contract_findings import classes_remedy, finding_of, place, worst_by_layer
+from lightning_gradtools.diagnosis.contract_findings import (
+    classes_remedy,
+    finding_of,
+    is_only_loss,
+    place,
+    worst_by_layer,
+)
 from lightning_gradtools.diagnosis.contracts import LossCall
 from lightning_gradtools.diagnosis.failing import training_fails
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
@@ -20,7 +26,7 @@ _SQUASHES = frozenset({"softmax", "sigmoid"})
 def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
     """What the first steps show of each known loss and of what it is given.
 
-    Exact, and a warning or worse: a loss over one class; shapes such as [n, 1] and [n], which compare every prediction
+    Exact, and a warning or worse: a loss over one class (critical where it is the only one); shapes such as [n, 1] and [n], which compare every prediction
     with every target; probabilities where logits are asked for, and other numbers where log-probabilities are; binary
     cross-entropy of targets that are neither bits nor shares. Log-probabilities given to cross-entropy are harmless.
 
@@ -53,7 +59,8 @@ def _one_class(context: RuleContext, call: LossCall) -> Finding | None:
         Remedy(sentence="For several classes, give the last layer one unit for each."),
     )
     evidence = Evidence(quantity="classes", value=1.0, threshold=2.0)
-    return finding_of(Kind.LOSS_MISMATCH, context, call, Severity.CRITICAL, message, evidence, *remedies)
+    severity = Severity.CRITICAL if is_only_loss(context) else Severity.WARNING
+    return finding_of(Kind.LOSS_MISMATCH, context, call, severity, message, evidence, *remedies)
 
 
 def _crossed(context: RuleContext, call: LossCall) -> Finding | None:

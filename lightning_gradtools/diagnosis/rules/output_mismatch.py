@@ -2,8 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
-from lightning_gradtools.diagnosis.contract_findings import classes_remedy, finding_of, place, worst_by_layer
-from lightning_gradtools.diagnosis.contracts import LossCall, loss_calls
+from lightning_gradtools.diagnosis.contract_findings import (
+    classes_remedy,
+    finding_of,
+    is_only_loss,
+    place,
+    worst_by_layer,
+)
+from lightning_gradtools.diagnosis.contracts import LossCall
 from lightning_gradtools.diagnosis.failing import training_fails
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.rule import Rule, RuleContext
@@ -65,7 +71,8 @@ def _constant(context: RuleContext, call: LossCall) -> Finding | None:
         Remedy(sentence="For several classes, give the last layer one unit for each; for a number, use no function."),
     )
     evidence = Evidence(quantity="units that the softmax is over", value=1.0, threshold=2.0)
-    return finding_of(Kind.OUTPUT_MISMATCH, context, call, Severity.CRITICAL, message, evidence, *remedies)
+    severity = Severity.CRITICAL if is_only_loss(context) else Severity.WARNING
+    return finding_of(Kind.OUTPUT_MISMATCH, context, call, severity, message, evidence, *remedies)
 
 
 def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
@@ -137,8 +144,7 @@ def _one_of_several(context: RuleContext, call: LossCall) -> Finding | None:
 
 
 def _with_care(context: RuleContext) -> Severity:
-    alone = len(loss_calls(context.history.contracts)) == 1
-    return Severity.WARNING if alone or training_fails(context) else Severity.INFO
+    return Severity.WARNING if is_only_loss(context) or training_fails(context) else Severity.INFO
 
 
 RULE = Rule(

@@ -28,6 +28,11 @@ def test_a_softmax_over_one_unit_is_critical_however_the_loss_falls():
     assert "4 has one unit" in finding.message
 
 
+def test_beside_other_losses_it_is_a_warning():
+    run = made(call(activations=("softmax",), constant=True), call(layer="5", activations=()), loss=falling)
+    assert found(run)["output_mismatch", "4"].severity == "warning"
+
+
 @pytest.mark.parametrize(
     ("outside", "unreachable", "told"), [(0.06, 0.02, True), (0.04, 0.9, False), (0.9, 0.005, False)]
 )
