@@ -26,6 +26,7 @@ REACH: Mapping[str, tuple[float, float]] = {
     "softmax": (0.0, 1.0),
     "log_softmax": (-_INFINITE, 0.0),
     "tanh": (-1.0, 1.0),
+    "hardtanh": (-1.0, 1.0),
     "gelu": (-0.17, _INFINITE),
     "silu": (-0.28, _INFINITE),
     "mish": (-0.31, _INFINITE),
@@ -203,6 +204,8 @@ class ContractTap:
 
     def activation(self, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Remember the output of an activation function."""
+        if function == "hardtanh":
+            function = _hard(args, kwargs)
         if not isinstance(out, Tensor) or out.grad_fn is None or function not in REACH:
             return
         single = False
@@ -294,6 +297,13 @@ def fingerprint(tensor: Tensor) -> Tensor:
     values = values[:: -(-len(values) // _MANY)].float()
     weights = torch.arange(len(values), device=values.device, dtype=torch.float32).mul_(12.9898).sin_()
     return torch.dot(values, weights)
+
+
+def _hard(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Return what ``hardtanh`` is with these bounds: ``nn.ReLU6`` is one."""
+    given = {**dict(zip(("input", "min_val", "max_val"), args, strict=False)), **kwargs}
+    bounds = given.get("min_val", -1.0), given.get("max_val", 1.0)
+    return next((name for name in ("hardtanh", "relu6") if bounds == REACH[name]), "")
 
 
 def _few(tensor: Tensor) -> Tensor:

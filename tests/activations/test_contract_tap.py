@@ -130,7 +130,15 @@ def test_measures_of_targets_are_those_of_a_closed_form():
 
 @pytest.mark.parametrize(
     ("last", "outside"),
-    [(nn.Sigmoid(), 3 / 4), (nn.Tanh(), 2 / 4), (nn.ReLU(), 2 / 4), (nn.ReLU6(), 3 / 4), (nn.ELU(), None)],
+    [
+        (nn.Sigmoid(), 3 / 4),
+        (nn.Tanh(), 2 / 4),
+        (nn.ReLU(), 2 / 4),
+        (nn.ReLU6(), 3 / 4),
+        (nn.Hardtanh(), 2 / 4),
+        (nn.Hardtanh(-9, 9), None),
+        (nn.ELU(), None),
+    ],
 )
 def test_a_target_may_lie_beyond_either_bound(last, outside):
     target = torch.tensor([[-2.0], [-0.5], [0.5], [7.0]])

@@ -26,7 +26,9 @@ REACH_BELOW: Mapping[str, float] = {
     "mish": -0.31,
     "hardswish": -0.375,
     "tanh": -1.0,
+    "hardtanh": -1.0,
 }
+_TANHS = ("tanh", "hardtanh")
 _NORMALISERS = frozenset({"softmax", "log_softmax", "sigmoid"})
 _TAKE_LOGITS = frozenset({"cross_entropy", "binary_cross_entropy_with_logits"})
 _REACHES = {
@@ -38,6 +40,7 @@ _REACHES = {
     "softmax": "nothing outside 0 and 1",
     "log_softmax": "nothing above 0",
     "tanh": "nothing outside -1 and 1",
+    "hardtanh": "nothing outside -1 and 1",
 }
 
 
@@ -85,10 +88,10 @@ def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
         return None
     bits = call.function.startswith("binary") or "sigmoid" in names
     what = "no probability can be" if bits else "no class can be given a probability"
-    if bound == "tanh":
+    if bound in _TANHS:
         low, high = (0.2689, 0.7311) if bits else (None, 7.389 / (7.389 + max(call.outputs - 1, 1)))
         limits = f"under {low:.2f} or over {high:.2f}" if low is not None else f"over {high:.2f}"
-        message = f"the logits of {place(call)} pass a tanh before {call.function}: {what} {limits}"
+        message = f"the logits of {place(call)} pass a {bound} before {call.function}: {what} {limits}"
     elif bits:
         message = f"the logits of {place(call)} pass a {bound} before {call.function}: {what} much under 0.5"
     else:
@@ -112,10 +115,10 @@ def _out_of_reach(context: RuleContext, call: LossCall) -> Finding | None:
         f" {call.last}, which gives {reaches}, and the targets go from {seen.lowest:.3g} to {seen.highest:.3g}"
     )
     remedies = [Remedy(sentence=f"Leave the {call.last} after the last layer out.", code="prediction = last_layer(x)")]
-    if call.last in ("sigmoid", "hardsigmoid", "softmax", "tanh") and seen.highest > seen.lowest:
+    if call.last in ("sigmoid", "hardsigmoid", "softmax", *_TANHS) and seen.highest > seen.lowest:
         low, width = seen.lowest, seen.highest - seen.lowest
         scaled = f"(target - {low:.4g}) / {width:.4g}"
-        code = f"target = 2 * {scaled} - 1" if call.last == "tanh" else f"target = {scaled}"
+        code = f"target = 2 * {scaled} - 1" if call.last in _TANHS else f"target = {scaled}"
         remedies.append(Remedy(sentence="Or scale the targets to what it can put out.", code=code))
     if seen.whole > 0.999 and seen.lowest >= 0 and seen.highest >= 2:
         remedies.insert(0, classes_remedy(seen.highest))

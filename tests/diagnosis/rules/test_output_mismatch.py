@@ -41,7 +41,7 @@ def test_both_the_share_outside_and_what_it_costs_must_matter(outside, unreachab
     assert serious(run) == ({("output_mismatch", "4")} if told else set())
 
 
-@pytest.mark.parametrize("last", ["relu", "softplus", "gelu", "tanh", "silu"])
+@pytest.mark.parametrize("last", ["relu", "softplus", "gelu", "tanh", "silu", "hardtanh"])
 def test_logits_that_are_cut_off(last):
     for function in ("cross_entropy", "binary_cross_entropy_with_logits"):
         run = made(call(function, (last,), outputs=3), loss=falling)
