@@ -1,7 +1,8 @@
 r"""What one pass shows of the contracts between data, network and loss: what each loss function is given, and by whom.
 
 Which function put out what a loss is given is read from the graph that autograd has recorded, not guessed from values:
-from the loss back through operations that only move numbers (views, selections, casts) to the activation functions.
+from the loss back through operations that only move or cut numbers (views, selections, casts, clamps) to the activation
+functions.
 """
 
 from collections import deque
@@ -52,6 +53,9 @@ _MOVING = frozenset(
         "Alias",
         "Expand",
         "Index",
+        "Clamp",
+        "ClampMin",
+        "ClampMax",
     )
 )
 _TOLERANCE = 0.01  # of rows that sum to 1, which bfloat16 rounds by 0.004; and of a reach's bounds

@@ -33,6 +33,7 @@ def call_of(*last, loss, x=None, outputs=1):
         (lambda p: p.squeeze(1)[:, None], F.l1_loss),
         (lambda p: p.view(4, 4).transpose(0, 1).reshape(16, 1), F.huber_loss),
         (lambda p: p.double().clone(), F.smooth_l1_loss),
+        (lambda p: p.clamp(1e-6, 1 - 1e-6).clamp(max=0.9), F.mse_loss),
         (lambda p: p[torch.arange(16)].contiguous().flatten().unsqueeze(1), F.binary_cross_entropy),
     ],
 )

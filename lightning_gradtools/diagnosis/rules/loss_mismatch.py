@@ -28,7 +28,8 @@ def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
 
     Exact, and a warning or worse: a loss over one class (critical where it is the only one); shapes such as [n, 1] and
     [n], which compare every prediction with every target; probabilities where logits are asked for, and other numbers
-    where log-probabilities are; binary cross-entropy of targets that are neither bits nor shares. Log-probabilities given to cross-entropy are harmless.
+    where log-probabilities are; binary cross-entropy of targets that are neither bits nor shares. Log-probabilities
+    given to cross-entropy are harmless.
 
     Unusual, and so ``info`` until training fails: a regression loss on bits, one-hot rows (Brier's score is one, and a
     good one) or small whole numbers (which may be counts or ratings), binary cross-entropy after a softmax, and

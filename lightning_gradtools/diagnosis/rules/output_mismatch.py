@@ -48,7 +48,8 @@ def find_output_mismatch(context: RuleContext) -> Iterator[Finding]:
     """What the first steps show of each known loss and of the functions that put out what it is given.
 
     - A softmax over one unit: the output is 1 whatever the input. No threshold.
-    - Logits that come out of a ReLU or its like, or a tanh: a loss over classes or bits asks for any number.
+    - Logits that come out of a ReLU or its like, or a tanh: a loss over classes or bits asks for any number. And
+      probabilities that do, which is known of no number that one of these puts out.
     - More than :data:`OUTSIDE` of the targets beyond what the last function can put out, by more than
       :data:`UNREACHABLE` of their variance, so that noise about a bound is none; or as many rows that do not sum to 1,
       after a softmax. Where several losses are computed it is a warning only once training fails: one of them may
@@ -82,6 +83,8 @@ def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
     names = call.activations
     if call.function in _TAKE_LOGITS and call.last in REACH_BELOW:
         bound = call.last
+    elif call.function == "binary_cross_entropy" and call.last in REACH_BELOW:
+        return _no_probability(context, call)
     elif len(names) > 1 and names[0] in _NORMALISERS and names[1] in REACH_BELOW:
         bound = names[1]
     else:
@@ -102,6 +105,27 @@ def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
     remedy = Remedy(sentence=f"Leave the {bound} after the last layer out.", code="logits = last_layer(x)")
     evidence = Evidence(quantity=f"least logit that the {bound} lets pass", value=REACH_BELOW[bound], threshold=-10.0)
     return finding_of(Kind.OUTPUT_MISMATCH, context, call, Severity.WARNING, message, evidence, remedy)
+
+
+def _no_probability(context: RuleContext, call: LossCall) -> Finding:
+    message = (
+        f"binary_cross_entropy after {place(call)} asks for probabilities and is given what a {call.last} puts out, which"
+        " may be anything"
+    )
+    remedies = (
+        Remedy(
+            sentence=f"Put a sigmoid in the place of the {call.last}.",
+            code="probability = torch.sigmoid(last_layer(x))",
+        ),
+        Remedy(
+            sentence="Or give the logit to the loss that asks for it.",
+            code="loss = F.binary_cross_entropy_with_logits(last_layer(x), target)",
+        ),
+    )
+    evidence = Evidence(
+        quantity=f"least number that the {call.last} puts out", value=REACH_BELOW[call.last], threshold=0
+    )
+    return finding_of(Kind.OUTPUT_MISMATCH, context, call, Severity.WARNING, message, evidence, *remedies)
 
 
 def _out_of_reach(context: RuleContext, call: LossCall) -> Finding | None:

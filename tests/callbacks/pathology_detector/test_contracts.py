@@ -169,6 +169,11 @@ BROKEN = {
         lambda: (mlp(3, nn.Tanh()), F.cross_entropy, inputs(), classes()),
         lambda: (mlp(3, nn.Tanh()), lambda z, y: F.cross_entropy(30 * z, y), inputs(), classes()),  # soft-capped
     ),
+    "relu for a probability": (
+        ("output_mismatch", "net.2", "warning"),
+        lambda: (mlp(1, nn.ReLU()), lambda p, y: F.binary_cross_entropy(p.clamp(1e-6, 1 - 1e-6), y), inputs(), bits()),
+        lambda: (mlp(1, nn.Sigmoid()), lambda p, y: F.binary_cross_entropy(p.clamp(1e-6, 0.999), y), inputs(), bits()),
+    ),
     "relu and then a sigmoid": (
         ("output_mismatch", "net.2", "warning"),
         lambda: (mlp(1, nn.ReLU(), nn.Sigmoid()), F.binary_cross_entropy, inputs(), bits()),
