@@ -1,5 +1,6 @@
 """An output that cannot be what the loss asks for: constant, clipped, or out of reach of the targets."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from lightning_gradtools.diagnosis.contract_findings import (
@@ -90,18 +91,14 @@ def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
     else:
         return None
     bits = call.function.startswith("binary") or "sigmoid" in names
-    what = "no probability can be" if bits else "no class can be given a probability"
-    if bound in _TANHS:
-        low, high = (0.2689, 0.7311) if bits else (None, 7.389 / (7.389 + max(call.outputs - 1, 1)))
-        limits = f"under {low:.2f} or over {high:.2f}" if low is not None else f"over {high:.2f}"
-        message = f"the logits of {place(call)} pass a {bound} before {call.function}: {what} {limits}"
+    cut = "those below 0 are cut off, and get no gradient"
+    if bound in _TANHS and bits:
+        cut = f"no probability can be under {1 / (1 + math.e):.2f} or over {math.e / (1 + math.e):.2f}"
+    elif bound in _TANHS:  # one logit at 1, the others at -1
+        cut = f"no class can be given a probability over {1 / (1 + (call.outputs - 1) * math.exp(-2)):.2f}"
     elif bits:
-        message = f"the logits of {place(call)} pass a {bound} before {call.function}: {what} much under 0.5"
-    else:
-        message = (
-            f"the logits of {place(call)} pass a {bound} before {call.function}: those below 0 are cut off, and get no"
-            " gradient"
-        )
+        cut = "no probability can be much under 0.5"
+    message = f"the logits of {place(call)} pass a {bound} before {call.function}: {cut}"
     remedy = Remedy(sentence=f"Leave the {bound} after the last layer out.", code="logits = last_layer(x)")
     evidence = Evidence(quantity=f"least logit that the {bound} lets pass", value=REACH_BELOW[bound], threshold=-10.0)
     return finding_of(Kind.OUTPUT_MISMATCH, context, call, Severity.WARNING, message, evidence, remedy)
@@ -109,8 +106,8 @@ def _clipped(context: RuleContext, call: LossCall) -> Finding | None:
 
 def _no_probability(context: RuleContext, call: LossCall) -> Finding:
     message = (
-        f"binary_cross_entropy after {place(call)} asks for probabilities and is given what a {call.last} puts out, which"
-        " may be anything"
+        f"binary_cross_entropy after {place(call)} asks for probabilities and is given what a {call.last} puts out,"
+        " which may be anything"
     )
     remedies = (
         Remedy(
