@@ -43,7 +43,7 @@ ALLOWED = [
     Allowed("activations/step_tap.py", "_BatchNorm", BASE_CLASS, LIST_THEM),
     Allowed("activations/step_tap.py", "_InstanceNorm", BASE_CLASS, LIST_THEM),
     Allowed(
-        "activations/step_tap.py",
+        "activations/ordinary.py",
         "_C",
         "no public way to tell a tensor inside vmap or grad, which stands for many",
         "such tensors would be looked at, and the detector disable itself at the first",

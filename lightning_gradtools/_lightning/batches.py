@@ -57,6 +57,23 @@ def first_batch(trainer: Trainer, pl_module: LightningModule) -> Any:
         return trainer.strategy.batch_to_device(moved)
 
 
+def has_known_length(trainer: Trainer) -> bool:
+    """Say whether the number of batches in an epoch is known."""
+    return trainer.num_training_batches != float("inf")
+
+
+def repeats_one_batch(trainer: Trainer) -> bool:
+    """Say whether training is to see one batch, or one example, again and again.
+
+    That is so where an epoch has one batch, as with ``overfit_batches=1`` or all data in one, and where the data is a
+    list of one and the same object.
+    """
+    if trainer.num_training_batches == 1:
+        return True
+    dataset = getattr(trainer.train_dataloader, "dataset", trainer.train_dataloader)
+    return isinstance(dataset, (list, tuple)) and len(dataset) > 1 and all(each is dataset[0] for each in dataset[:9])
+
+
 def _copied(loader: Any) -> Any:
     memo: dict[int, Any] = {}
     dataset = getattr(loader, "dataset", None)

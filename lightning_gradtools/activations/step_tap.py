@@ -19,6 +19,7 @@ from lightning_gradtools.activations.attention_heads import (
     sampled_scores,
 )
 from lightning_gradtools.activations.baseline_loss import KNOWN_LOSSES, LossSample
+from lightning_gradtools.activations.contract_tap import ContractTap
 from lightning_gradtools.activations.flat_regions import (
     FLAT_BELOW,
     FLAT_BEYOND,
@@ -29,19 +30,15 @@ from lightning_gradtools.activations.flat_regions import (
     unit_dim,
 )
 from lightning_gradtools.activations.log_partition import log_partition
+from lightning_gradtools.activations.ordinary import is_ordinary
 from lightning_gradtools.activations.routing import CHOICES, RoutedLayer, Routing
 from lightning_gradtools.distributed import arrived
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 _ONE_SIDED = {*FLAT_BELOW, "clamp", "clamp_min"}
-_FOLLOWED = {
-    *KNOWN_LOSSES,
-    *_ONE_SIDED,
-    *FLAT_BEYOND,
-    *CHOICES,
-    "scaled_dot_product_attention",
-    "multi_head_attention_forward",
-}
+_MEASURED = {*KNOWN_LOSSES, *FLAT_BEYOND, "softmax", "scaled_dot_product_attention"}
+_IN_CONTRACTS = {*_MEASURED, *_ONE_SIDED, "log_softmax"}
+_FOLLOWED = {*_IN_CONTRACTS, *CHOICES, "multi_head_attention_forward"}
 _RECURRENT = (nn.RNN, nn.RNNCell)
 _CHANNELS_FIRST_NORMS = (nn.modules.instancenorm._InstanceNorm,)
 
@@ -110,6 +107,7 @@ class StepTap(TorchFunctionMode):
         signals: whether to measure how much the layers' outputs differ between samples.
         guard: wraps every function of this that runs inside the user's forward and backward pass; what it returns must
             never raise.
+        contracts: what is to hear of the first layer's input, of activation functions and of losses.
 
     Attributes:
         layers: modules with parameters that put out a tensor, by path.
@@ -123,9 +121,16 @@ class StepTap(TorchFunctionMode):
             those of a penalty inside the forward pass.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], signals: bool = False, guard: Guard = _unguarded) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        signals: bool = False,
+        guard: Guard = _unguarded,
+        contracts: ContractTap | None = None,
+    ) -> None:
         super().__init__()
         self._signals = signals
+        self.contracts = contracts
         self.layers: dict[str, TappedLayer] = {}
         self.ran: set[str] = set()
         self.unseen: set[str] = set()
@@ -151,6 +156,7 @@ class StepTap(TorchFunctionMode):
         self._called, self._give_out = guard(self._on_call), guard(self._on_result)
         self._route, self._routed = guard(self._routing.enter), guard(self._routing.leave)
         self._chose, self._attended = guard(self._on_choice), guard(self._on_attention)
+        self._enter_first, self._note = guard(self._on_first), guard(self._on_contract)
 
     def __enter__(self) -> "StepTap":
         """Begin to look."""
@@ -171,6 +177,8 @@ class StepTap(TorchFunctionMode):
             self._handles.pop().remove()
         self._producers.clear()
         self._running.clear()
+        if self.contracts is not None:
+            self.contracts.forget()
 
     @property
     def evaluating(self) -> set[str]:
@@ -206,6 +214,8 @@ class StepTap(TorchFunctionMode):
         tapped = self._tapped.get(id(module))
         if tapped is not None:
             self._enter(*tapped, module.training, args)
+            if self.contracts is not None:
+                self._enter_first(tapped[0], module, args)
 
     def _after(self, module: nn.Module, _: tuple[Any, ...], out: Any) -> None:
         if self._routing.watches(module):
@@ -230,7 +240,7 @@ class StepTap(TorchFunctionMode):
         if not owns and not isinstance(module, _CHANNELS_FIRST_NORMS):
             return
         out = _first_tensor(out)
-        if out is None or not _is_ordinary(out) or not out.is_floating_point() or not out.dim():
+        if out is None or not is_ordinary(out) or not out.is_floating_point() or not out.dim():
             return
         if not owns:
             self._producers[id(out)] = (out, self._last, True)
@@ -274,15 +284,28 @@ class StepTap(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _ONE_SIDED:
             self._called(name, args, kwargs)
-            return func(*args, **kwargs)
         out = func(*args, **kwargs)
         if name in CHOICES and self._routing.expects():
             self._chose(name, args, kwargs, out)
         if name == "multi_head_attention_forward":
             self._attended(args, kwargs, out)
-        elif name not in CHOICES or name == "softmax":
+        elif name in _MEASURED:
             self._give_out(name, args, kwargs, out)
+        if self.contracts is not None and name in _IN_CONTRACTS:
+            self._note(name, args, kwargs, out)
         return out
+
+    def _on_first(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.contracts is not None:
+            self.contracts.enter(name, module, args)
+
+    def _on_contract(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        if self.contracts is None:
+            return
+        if name in KNOWN_LOSSES:
+            self.contracts.loss(name, args, kwargs, self._last)
+        else:
+            self.contracts.activation(one_sided(name, args, kwargs) or name, args, kwargs, out)
 
     def _on_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look at the input of a one-sided function, which may be about to be overwritten."""
@@ -291,7 +314,7 @@ class StepTap(TorchFunctionMode):
         if function is None or not isinstance(x, Tensor) or x.dim() < 2 or not x.requires_grad:
             return
         values = arrived(x)
-        if not _is_ordinary(values):
+        if not is_ordinary(values):
             return
         module, producer, channels = self._place(x)
         fired = largest_input(values, unit_dim(x.dim(), channels)) > FLAT_BELOW[function]
@@ -300,7 +323,7 @@ class StepTap(TorchFunctionMode):
 
     def _on_result(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Look at the output of a two-sided function, or at a loss."""
-        if not isinstance(out, Tensor) or not _is_ordinary(out) or not out.requires_grad:
+        if not isinstance(out, Tensor) or not is_ordinary(out) or not out.requires_grad:
             return
         if name in KNOWN_LOSSES:
             sample = KNOWN_LOSSES[name](args, kwargs, out)
@@ -311,7 +334,7 @@ class StepTap(TorchFunctionMode):
                 self.log_partitions.append(drift)
             return
         x = args[0] if args else kwargs.get("input", kwargs.get("query"))
-        if not isinstance(x, Tensor) or not _is_ordinary(arrived(x)) or out.dim() < 2:
+        if not isinstance(x, Tensor) or not is_ordinary(arrived(x)) or out.dim() < 2:
             return
         module, producer, channels = self._place(x)
         flat: Tensor | None
@@ -336,13 +359,13 @@ class StepTap(TorchFunctionMode):
 
     def _on_choice(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Look at what may be a choice among experts."""
-        if all(_is_ordinary(part) for part in ([out] if isinstance(out, Tensor) else out) if isinstance(part, Tensor)):
+        if all(is_ordinary(part) for part in ([out] if isinstance(out, Tensor) else out) if isinstance(part, Tensor)):
             self._routing.chose(name, args, kwargs, out)
 
     def _on_attention(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: tuple[Tensor, ...]) -> None:
         """Look at the heads of torch's own module, whose softmax is not seen."""
         parts = [*out[:1], *(arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor))]
-        if not out[0].requires_grad or not all(_is_ordinary(arrived(part)) for part in parts):
+        if not out[0].requires_grad or not all(is_ordinary(arrived(part)) for part in parts):
             return
         scores = projected_scores(args, kwargs)
         if scores is not None:
@@ -379,20 +402,6 @@ def _first_tensor(out: Any) -> Tensor | None:
     if isinstance(out, (tuple, list)) and out:
         return _first_tensor(out[0])
     return out if isinstance(out, Tensor) else None
-
-
-def _is_ordinary(tensor: Tensor) -> bool:
-    """Say whether ``tensor`` is dense and has elements that can be looked at.
-
-    Inside ``vmap`` or ``grad`` a tensor stands for many, and must not outlive the transform.
-    """
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout == torch.strided
-        and tensor.device.type != "meta"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and tensor.numel() > 0
-    )
 
 
 def _wide(tensor: Tensor) -> Tensor:

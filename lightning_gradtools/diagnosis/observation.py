@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+from lightning_gradtools.diagnosis.contracts import Contracts
 from lightning_gradtools.diagnosis.loop_observation import LoopObservation, ScheduleObservation
 from lightning_gradtools.diagnosis.state import from_state
 
@@ -199,6 +200,7 @@ class History:
         baselines: the latest estimates of the loss of the best constant prediction, on the scale of the losses.
         schedules: those of the learning rate that the run has, as far as their lengths and its own are known.
         scheduled: whether a schedule of the run can make a learning rate of zero larger.
+        contracts: what the first sampled steps of the latest fit showed of them, kept until they are seen anew.
     """
 
     observations: list[Observation] = field(default_factory=list)
@@ -215,6 +217,7 @@ class History:
     recovered_from: int = 0
     schedules: list[ScheduleObservation] = field(default_factory=list)
     scheduled: bool = False
+    contracts: list[Contracts] = field(default_factory=list)
 
     MAX_OBSERVATIONS = 60
     MAX_LOSSES = 400
@@ -252,6 +255,18 @@ class History:
                 self.largest_update[layer.name] = layer.update_ratio
         self.peak_learning_rate = max(self.peak_learning_rate, observation.learning_rate)
         del self.observations[: -self.MAX_OBSERVATIONS]
+
+    def add_contracts(self, contracts: Contracts, *, anew: bool) -> None:
+        """Remember what one of the first steps showed.
+
+        Args:
+            contracts: of the step.
+            anew: whether it is the first one of a fit, so that what is known of an earlier one no longer holds.
+        """
+        if anew:
+            self.contracts.clear()
+        self.contracts.append(contracts)
+        del self.contracts[: -self.FIRST]
 
     def _recover(self, step: int) -> None:
         """Note that values were finite at ``step``."""
@@ -327,6 +342,7 @@ class History:
                 "largest_update": dict(state.get("largest_update", {})),
                 "baselines": list(state.get("guesses", ())),
                 "schedules": [ScheduleObservation.from_dict(each) for each in state.get("schedules", ())],
+                "contracts": [Contracts.from_dict(each) for each in state.get("contracts", ())],
             },
         )
 

@@ -78,6 +78,7 @@ def test_the_keys_of_a_state_are_those_of_checkpoints_that_exist():
         "recovered_from",
         "schedules",
         "scheduled",
+        "contracts",
     }
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_gradtools._lightning.batches import has_known_length, repeats_one_batch
 from lightning_gradtools._lightning.carried_gradients import CarriedGradients
 from lightning_gradtools._lightning.fail_safe import Observer, restore_state, tell
 from lightning_gradtools._lightning.gradient_pass import gradient_pass, optimizer_parameters
@@ -25,9 +26,11 @@ from lightning_gradtools._lightning.schedule_lengths import is_scheduled, schedu
 from lightning_gradtools._lightning.strategy import Replicas, replicas, require_whole_gradients
 from lightning_gradtools._lightning.unoptimized import Unoptimized
 from lightning_gradtools.activations import StepTap
+from lightning_gradtools.activations.contract_tap import ContractTap
 from lightning_gradtools.activations.dead_units import PATIENCE
 from lightning_gradtools.activations.step_tap import TappedActivation
 from lightning_gradtools.arguments import described, integer
+from lightning_gradtools.callbacks.pathology_detector.contract_sample import ContractSample
 from lightning_gradtools.callbacks.pathology_detector.loop_sample import LoopSample
 from lightning_gradtools.callbacks.pathology_detector.nonfinite_watch import NonfiniteWatch
 from lightning_gradtools.callbacks.pathology_detector.observed_scalars import observed_scalars
@@ -41,6 +44,7 @@ from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
 from lightning_gradtools.diagnosis.observation import History, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 from lightning_gradtools.distributed import gather_objects, meet, world_size
+from lightning_gradtools.pytree import tree_leaves
 from lightning_gradtools.reporting.findings import (
     FindingsFile,
     card,
@@ -61,6 +65,10 @@ class PathologyDetector(Observer):
     gradients, weights, updates, and which units fired. The rules (``diagnosis/rules/``, one pathology a file) judge a
     layer by what it does to training, not by one number: a layer's gradient may be as small as it likes while the loss
     falls. A healthy run yields nothing at ``warning`` or above.
+
+    The first samples of a fit also show its contracts: which functions put out what a loss of
+    ``torch.nn.functional`` is given and whether it asks for that, what comes to the first layer, and whether batches
+    differ. What they show stands to the end of the fit.
 
     ==============================  ==========================================================  =================
     key                             value (unit)                                                when
@@ -171,6 +179,7 @@ class PathologyDetector(Observer):
         self._unoptimized = Unoptimized()
         self._met_at = -1
         self._told_unseen = False
+        self._contracts_asked, self._contracts_anew = 0, True
         self._watch.start_fit()
 
     def release(self) -> None:
@@ -272,10 +281,28 @@ class PathologyDetector(Observer):
         if self._sample is not None and self._sample.step != step:
             self._sample = None  # its step was never taken
         if self._sample is None and self._schedule.due(step):
-            tap = StepTap(plain_modules(pl_module), signals=step == 0, guard=self.guard.wrap)
+            modules = plain_modules(pl_module)
+            contracts = self._contracts_to_see(trainer, modules)
+            tap = StepTap(
+                modules,
+                signals=step == 0,
+                guard=self.guard.wrap,
+                contracts=None if contracts is None else contracts.tap,
+            )
             tap.collecting = not pl_module.automatic_optimization  # where Lightning does not say when backward begins
             names = {id(parameter): name for name, parameter in self._parameters.items()}
-            self._sample = StepSample(step, tap, pl_module.device, self._replicas, LoopSample(names))
+            self._sample = StepSample(step, tap, pl_module.device, self._replicas, LoopSample(names), contracts)
+        if self._sample is not None and self._sample.contracts is not None:
+            self._sample.contracts.batch_index = batch_idx
+            if not repeats_one_batch(trainer):
+                self._sample.contracts.tap.add_batch(tree_leaves(batch))
+
+    def _contracts_to_see(self, trainer: Trainer, modules: Mapping[str, nn.Module]) -> ContractSample | None:
+        """Return what hears of the contracts of this step, if it is one of the first ones of the fit to be sampled."""
+        if self._contracts_asked >= History.FIRST:
+            return None
+        self._contracts_asked += 1
+        return ContractSample(ContractTap(modules), sized=has_known_length(trainer))
 
     def _training_step(
         self, pl_module: LightningModule, original: Callable[..., Any], *args: Any, **kwargs: Any
@@ -411,6 +438,9 @@ class PathologyDetector(Observer):
         for step, _, loss in losses:
             self.history.add_loss(step, loss)
         self.history.add(found.observation)
+        if found.contracts is not None:
+            self.history.add_contracts(found.contracts, anew=self._contracts_anew)
+            self._contracts_anew = False
         self._judge(trainer, sample.step)
         self._tell_unseen(trainer, sample, found.observation)
         self._log(trainer, found.observation)

@@ -13,10 +13,12 @@ from lightning_gradtools._lightning.strategy import Replicas
 from lightning_gradtools.activations import StepTap
 from lightning_gradtools.activations.baseline_loss import baseline_loss, zero_loss
 from lightning_gradtools.activations.step_tap import TappedActivation, TappedLayer
+from lightning_gradtools.callbacks.pathology_detector.contract_sample import ContractSample
 from lightning_gradtools.callbacks.pathology_detector.loop_sample import LoopSample, LowPrecision
 from lightning_gradtools.callbacks.pathology_detector.model_parts import ModelParts
 from lightning_gradtools.callbacks.pathology_detector.replica_spread import TOLERANCE, ReplicaSpread
 from lightning_gradtools.callbacks.pathology_detector.unit_statistics import UnitStatistics, units_of
+from lightning_gradtools.diagnosis.contracts import Contracts
 from lightning_gradtools.diagnosis.loop_observation import LoopObservation
 from lightning_gradtools.diagnosis.observation import ActivationObservation, LayerObservation, Observation
 from lightning_gradtools.distributed import has_pending_sum
@@ -99,11 +101,13 @@ class Sampled:
         observation: for the rules.
         losses: of the steps since the last sample.
         events: whether any rank has seen something non-finite.
+        contracts: what the step showed of them; None where it was not asked to, or ranks saw different ones.
     """
 
     observation: Observation
     losses: list[float]
     events: bool
+    contracts: Contracts | None = None
 
 
 class StepSample:
@@ -118,13 +122,23 @@ class StepSample:
         device: for what the ranks exchange.
         replicas: how the ranks share out batches and activations.
         loop: what it shows of the training loop.
+        contracts: what the tap hears of contracts; None: nothing.
     """
 
-    def __init__(self, step: int, tap: StepTap, device: torch.device, replicas: Replicas, loop: LoopSample) -> None:
+    def __init__(
+        self,
+        step: int,
+        tap: StepTap,
+        device: torch.device,
+        replicas: Replicas,
+        loop: LoopSample,
+        contracts: ContractSample | None = None,
+    ) -> None:
         self.step = step
         self.tap = tap
         self.replicas = replicas
         self.loop = loop
+        self.contracts = contracts
         self.parameters: dict[int, SampledParameters] = {}  # by the optimizer's id
         self.trainable: list[Tensor] = []
         self.moments: dict[str, Tensor] = {}
@@ -190,6 +204,8 @@ class StepSample:
             before = [(each.seen.local.parameters, each.old) for each in self.parameters.values()]
             parameters, olds = ([x for part in parts for x in part] for parts in zip(*before, strict=True))
             self._spread = ReplicaSpread.of(parameters, olds)
+        if self.contracts is not None:
+            self._average("contracts", self.contracts.vector(self._device))
 
     def _as_shard(self, parts: Sequence[Tensor]) -> Tensor:
         """Return [shards · n] what the mean over all ranks makes each shard's mean of, from this rank's parts of n."""
@@ -224,8 +240,9 @@ class StepSample:
         symmetry = [("weight", i, p) for i, each in enumerate(self.parameters.values()) for p in each.extremes]
         ran = [("ran", name) for name in sorted(self.tap.ran)]
         weights = [] if self._spread is None else [("weights of replicas", len(self._spread.parameters))]
-        sizes = ("sizes", *self._means.sizes.items())
-        return [*layers, *sites, *losses, *symmetry, *ran, *self.loop.layout(), *self.parts.layout(), *weights, sizes]
+        contracts = [] if self.contracts is None else self.contracts.layout()
+        rest = [*self.loop.layout(), *self.parts.layout(), *weights, *contracts]
+        return [*layers, *sites, *losses, *symmetry, *ran, *rest, ("sizes", *self._means.sizes.items())]
 
     def keep(self, layouts: Sequence[list[tuple[Any, ...]]]) -> None:
         """Keep only what is in the ``layouts`` of all ranks: their steps may take different ways."""
@@ -241,6 +258,8 @@ class StepSample:
             self.tap.losses.clear()
         self.loop.keep(common)
         self._compares_replicas = any(key[0] == "weights of replicas" for key in common)
+        if self.contracts is not None and any(key not in common for key in self.contracts.layout()):
+            self.contracts = None
         for i, each in enumerate(self.parameters.values()):
             each.extremes = {p: pair for p, pair in each.extremes.items() if ("weight", i, p) in common}
 
@@ -262,7 +281,7 @@ class StepSample:
         self._average("identical", self._identical())
         means = self._means.on_device()
         host: Packing[str] = Packing(self._device)
-        for name in ("signals", "backward", "identical", "losses", "events", "heads", "loads", "logits"):
+        for name in ("signals", "backward", "identical", "losses", "events", "heads", "loads", "logits", "contracts"):
             host.put(name, means.get(name, torch.zeros(0)))
         host.put("skill", self._skill(means, moments))
         host.put("loop", means["loop"])
@@ -290,7 +309,13 @@ class StepSample:
             loop=self._observed_loop(values),
             **self.parts.observed(values),
         )
-        return Sampled(observation=observation, losses=values["losses"], events=values["events"] != [0.0])
+        contracts = None if self.contracts is None else self.contracts.read(self.step, values["contracts"])
+        return Sampled(
+            observation=observation,
+            losses=values["losses"],
+            events=values["events"] != [0.0],
+            contracts=contracts,
+        )
 
     def _identical(self) -> list[Tensor]:
         """Return for each weight of which extremes are kept, as [] bool, whether its units are the same."""
