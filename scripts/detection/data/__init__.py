@@ -1,6 +1,7 @@
 """Training sets small enough to be measured whole, with the loss that a constant prediction has on them."""
 
 from detection.data.characters import VOCABULARY, bags, short_text, text
+from detection.data.distributions import either_root, known_entropy, thin_parabola, two_hills
 from detection.data.generated import (
     arc,
     clusters,
@@ -30,6 +31,7 @@ from detection.data.images import (
     pixels,
     rare_class,
 )
+from detection.data.records import grid, low_rank, one_hot_classes, preferences, skip_grams, two_sources
 from detection.data.tables import (
     cancer,
     diabetes,
@@ -42,7 +44,7 @@ from detection.data.tables import (
     wine,
     wine_code,
 )
-from detection.data.training_set import Data, make, scaled, with_target, with_targets, with_value
+from detection.data.training_set import Data, judged, make, scaled, with_target, with_targets, with_value
 
 __all__ = [
     "VOCABULARY",
@@ -61,18 +63,25 @@ __all__ = [
     "digit_rows",
     "digits",
     "domains",
+    "either_root",
     "few_digits",
     "few_of_friedman",
     "flipped_classes",
     "friedman",
+    "grid",
     "half_image",
     "iris",
+    "judged",
+    "known_entropy",
+    "low_rank",
     "make",
     "noisy_labels",
     "one_digit",
+    "one_hot_classes",
     "parity",
     "petal",
     "pixels",
+    "preferences",
     "rare_class",
     "recall",
     "ring",
@@ -80,9 +89,13 @@ __all__ = [
     "setosa",
     "short_text",
     "sines",
+    "skip_grams",
     "spirals",
     "table",
     "text",
+    "thin_parabola",
+    "two_hills",
+    "two_sources",
     "unscaled_table",
     "waves",
     "wine",
