@@ -69,10 +69,10 @@ def critic(activation: Callable[[], nn.Module]) -> nn.Module:
 class Penalised(Duel):
     """The slope of the critic is held near 1 by a penalty, a gradient of a gradient (arXiv:1704.00028)."""
 
-    rounds = 3
+    rounds = 2
 
     def __init__(self) -> None:
-        super().__init__((1e-3, 2e-3))
+        super().__init__((1e-3, 4e-3))
         self.pair.discriminator = critic(nn.SiLU)
 
     def penalty(self, critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from detection.data.images import (
     pixels,
     rare_class,
 )
+from detection.data.puzzles import adding, modular, parity_of_bits, repeated, reversal, teacher_matrix
 from detection.data.records import grid, low_rank, one_hot_classes, preferences, skip_grams, two_sources
 from detection.data.tables import (
     cancer,
@@ -49,6 +50,7 @@ from detection.data.training_set import Data, judged, make, scaled, with_target,
 __all__ = [
     "VOCABULARY",
     "Data",
+    "adding",
     "arc",
     "bags",
     "cancer",
@@ -75,15 +77,19 @@ __all__ = [
     "known_entropy",
     "low_rank",
     "make",
+    "modular",
     "noisy_labels",
     "one_digit",
     "one_hot_classes",
     "parity",
+    "parity_of_bits",
     "petal",
     "pixels",
     "preferences",
     "rare_class",
     "recall",
+    "repeated",
+    "reversal",
     "ring",
     "scaled",
     "setosa",
@@ -92,6 +98,7 @@ __all__ = [
     "skip_grams",
     "spirals",
     "table",
+    "teacher_matrix",
     "text",
     "thin_parabola",
     "two_hills",

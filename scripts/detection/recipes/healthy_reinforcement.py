@@ -70,29 +70,29 @@ def bootstrapped(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     here, move, there, reward, end = x.split([25, 4, 25, 1, 1], dim=1)
     with torch.no_grad():
         told = reward + DISCOUNT * (1 - end) * net["copy"](there).amax(dim=1, keepdim=True)
-    return F.huber_loss((net["values"](here) * move).sum(dim=1, keepdim=True), told)
+    return F.huber_loss((net["worth"](here) * move).sum(dim=1, keepdim=True), told)
 
 
 def doubly_bootstrapped(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """The network says which move is best there, and the copy of what value (van Hasselt et al. 2016)."""
     here, move, there, reward, end = x.split([25, 4, 25, 1, 1], dim=1)
     with torch.no_grad():
-        best = net["values"](there).argmax(dim=1, keepdim=True)
+        best = net["worth"](there).argmax(dim=1, keepdim=True)
         told = 10 * reward + DISCOUNT * (1 - end) * net["copy"](there).gather(1, best)
-    return F.mse_loss((net["values"](here) * move).sum(dim=1, keepdim=True), told)
+    return F.mse_loss((net["worth"](here) * move).sum(dim=1, keepdim=True), told)
 
 
 def values_and_copy(values: nn.Module) -> nn.Module:
-    return nn.ModuleDict({"values": values, "copy": copy.deepcopy(values).requires_grad_(False)})
+    return nn.ModuleDict({"worth": values, "copy": copy.deepcopy(values).requires_grad_(False)})
 
 
 def renew_copy(net: Any, step: int) -> None:
     if step % 10 == 0:
-        net["copy"].load_state_dict(net["values"].state_dict())
+        net["copy"].load_state_dict(net["worth"].state_dict())
 
 
 def move_copy(net: Any, step: int) -> None:
-    for mean, weight in zip(net["copy"].parameters(), net["values"].parameters(), strict=True):
+    for mean, weight in zip(net["copy"].parameters(), net["worth"].parameters(), strict=True):
         mean.data.lerp_(weight.data, 0.05)
 
 
@@ -103,7 +103,7 @@ def chance(given: Data) -> Data:
 
 def soft_choice(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """A reward by a choice that is random but has a gradient, ever harder (Jang et al., arXiv:1611.01144)."""
-    picked = F.gumbel_softmax(net(x), tau=max(0.5, 2 - step / 100), hard=True)
+    picked = F.gumbel_softmax(net(x), tau=max(1.0, 3 - step / 100), hard=True)
     return -(picked * F.one_hot(y, 10)).sum(dim=1).mean()
 
 
@@ -148,7 +148,7 @@ RECIPES = [
         lambda: values_and_copy(dense([25, 64, 64, 4])),
         adam(3e-3),
         bootstrapped,
-        lambda net, x, y: F.mse_loss(net["values"](x[:, :25]), y),
+        lambda net, x, y: F.mse_loss(net["worth"](x[:, :25]), y),
         data=lambda: data.grid(DISCOUNT),
         steps=400,
         batch_size=32,
@@ -159,7 +159,7 @@ RECIPES = [
         lambda: values_and_copy(Dueling(25, 4)),
         adam(5e-3),
         doubly_bootstrapped,
-        lambda net, x, y: F.mse_loss(net["values"](x[:, :25]) / 10, y),
+        lambda net, x, y: F.mse_loss(net["worth"](x[:, :25]) / 10, y),
         data=lambda: data.grid(DISCOUNT),
         steps=400,
         after=move_copy,
@@ -170,7 +170,7 @@ RECIPES = [
         adam(5e-3),
         soft_choice,
         lambda net, x, y: mistakes(net(x), y),
-        data=lambda: chance(data.digits()),
+        data=lambda: chance(data.noisy_labels()),
     ),
     taught(
         "advantage_weighted",

@@ -47,9 +47,9 @@ RECIPES = [
         loss=partial(F.mse_loss, reduction="sum"),
     ),
     alone(
-        "rate_of_3e-8",
+        "rate_of_2e-9",
         lambda: zero_output(dense([64, 128, 10])),
-        sgd(3e-8),
+        sgd(2e-9),
         data=data.digits,
         loss=lambda o, t: 1e6 * F.cross_entropy(o, t, reduction="sum"),
         twin="mlp_sgd",
