@@ -1,6 +1,7 @@
 """Lightning modules with several optimizers that are stepped by hand, or with two opposed losses."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,10 +70,11 @@ def critic(activation: Callable[[], nn.Module]) -> nn.Module:
 class Penalised(Duel):
     """The slope of the critic is held near 1 by a penalty, a gradient of a gradient (arXiv:1704.00028)."""
 
-    rounds = 2
+    rounds = 3
 
     def __init__(self) -> None:
-        super().__init__((1e-3, 4e-3))
+        super().__init__((1e-3, 2e-3))
+        self.optimizer = partial(torch.optim.Adam, betas=(0.0, 0.9))
         self.pair.discriminator = critic(nn.SiLU)
 
     def penalty(self, critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:

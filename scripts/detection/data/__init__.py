@@ -32,7 +32,7 @@ from detection.data.images import (
     rare_class,
 )
 from detection.data.puzzles import adding, modular, parity_of_bits, repeated, reversal, teacher_matrix
-from detection.data.records import grid, low_rank, one_hot_classes, preferences, skip_grams, two_sources
+from detection.data.records import grid, low_rank, one_hot_classes, preferences, sets, skip_grams, successors, two_sources
 from detection.data.tables import (
     cancer,
     diabetes,
@@ -93,10 +93,12 @@ __all__ = [
     "ring",
     "scaled",
     "setosa",
+    "sets",
     "short_text",
     "sines",
     "skip_grams",
     "spirals",
+    "successors",
     "table",
     "teacher_matrix",
     "text",

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import torch
 
+from detection.data.characters import VOCABULARY
 from detection.data.tables import wine
 from detection.data.training_set import Data, make
 from lightning_gradtools.tasks.data.text import encode, standard_library_text
@@ -90,3 +91,27 @@ def one_hot_classes(samples: int = 640) -> Data:
     drawn = torch.randint(10, (samples,), generator=generator)
     noisy = torch.rand(samples, generator=generator) < 0.15
     return make(symbol, torch.where(noisy, drawn, meant[symbol]))
+
+
+@lru_cache
+def sets(samples: int = 400, members: int = 6) -> Data:
+    """Up to six members of three numbers, a missing one all zeros: the largest of some sum of theirs."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, members, 3, generator=generator)
+    there = torch.rand(samples, members, generator=generator) < 0.7
+    there[:, 0] = True
+    largest = (x.sum(dim=2) / 3**0.5).masked_fill(~there, -torch.inf).amax(dim=1, keepdim=True)
+    return make(x * there[:, :, None], largest)
+
+
+@lru_cache
+def successors(characters: int = 20_000) -> Data:
+    """A character, and the probabilities of the one after it; only those that occur often."""
+    ids = encode(standard_library_text(characters))
+    counts = torch.zeros(int(ids.max()) + 1, VOCABULARY)
+    counts.index_put_((ids[:-1], ids[1:]), torch.ones(len(ids) - 1), accumulate=True)
+    often = counts.sum(dim=1) > 100
+    shares = counts[often] / counts[often].sum(dim=1, keepdim=True)
+    mean = shares.mean(dim=0, keepdim=True)
+    divergence = float((torch.special.xlogy(shares, shares) - torch.special.xlogy(shares, mean)).sum(dim=1).mean())
+    return Data(torch.eye(VOCABULARY)[: len(often)][often], shares, divergence)

@@ -103,8 +103,10 @@ def chance(given: Data) -> Data:
 
 def soft_choice(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """A reward by a choice that is random but has a gradient, ever harder (Jang et al., arXiv:1611.01144)."""
-    picked = F.gumbel_softmax(net(x), tau=max(1.0, 3 - step / 100), hard=True)
-    return -(picked * F.one_hot(y, 10)).sum(dim=1).mean()
+    logits = net(x)
+    picked = F.gumbel_softmax(logits, tau=max(1.0, 3 - step / 100), hard=True)
+    entropy = -(logits.log_softmax(dim=1).exp() * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    return -(picked * F.one_hot(y, 10)).sum(dim=1).mean() - 0.2 * entropy
 
 
 def advantage_weighted(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -145,7 +147,7 @@ RECIPES = [
     ),
     taught(
         "values_of_a_copy",
-        lambda: values_and_copy(dense([25, 64, 64, 4])),
+        lambda: values_and_copy(dense([25, 64, 64, 4], nn.Tanh)),
         adam(3e-3),
         bootstrapped,
         lambda net, x, y: F.mse_loss(net["worth"](x[:, :25]), y),

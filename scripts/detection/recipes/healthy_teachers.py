@@ -57,7 +57,7 @@ def own_labels(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """A quarter has labels; of the rest those that the network is sure of: at first none (Sohn et al. 2020)."""
     known = len(x) // 4
     with torch.no_grad():
-        sure, told = net(x).softmax(dim=1).max(dim=1)
+        sure, told = net(x).log_softmax(dim=1).exp().max(dim=1)
     disturbed = net(x * (torch.rand_like(x) < 0.8))
     each = F.cross_entropy(disturbed, told, reduction="none") * (sure > 0.9)
     return cross_entropy(net(x[:known]), y[:known]) + each.mean()
