@@ -16,6 +16,15 @@ from detection.data.generated import (
     spirals,
     waves,
 )
+from detection.data.events import (
+    anomalies,
+    events,
+    graphs,
+    grades,
+    large_counts,
+    ragged,
+    tapped,
+)
 from detection.data.images import (
     digit_bits,
     digit_images,
@@ -45,12 +54,13 @@ from detection.data.tables import (
     wine,
     wine_code,
 )
-from detection.data.training_set import Data, judged, make, scaled, with_target, with_targets, with_value
+from detection.data.training_set import Data, first, judged, make, scaled, with_target, with_targets, with_value
 
 __all__ = [
     "VOCABULARY",
     "Data",
     "adding",
+    "anomalies",
     "arc",
     "bags",
     "cancer",
@@ -66,15 +76,20 @@ __all__ = [
     "digits",
     "domains",
     "either_root",
+    "events",
     "few_digits",
     "few_of_friedman",
+    "first",
     "flipped_classes",
     "friedman",
+    "grades",
+    "graphs",
     "grid",
     "half_image",
     "iris",
     "judged",
     "known_entropy",
+    "large_counts",
     "low_rank",
     "make",
     "modular",
@@ -86,6 +101,7 @@ __all__ = [
     "petal",
     "pixels",
     "preferences",
+    "ragged",
     "rare_class",
     "recall",
     "repeated",
@@ -100,6 +116,7 @@ __all__ = [
     "spirals",
     "successors",
     "table",
+    "tapped",
     "teacher_matrix",
     "text",
     "thin_parabola",

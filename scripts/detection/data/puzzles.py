@@ -44,14 +44,14 @@ def teacher_matrix(samples: int = 512) -> Data:
 
 
 @lru_cache
-def reversal(samples: int = 320, length: int = 6, symbols: int = 6) -> Data:
+def reversal(samples: int = 192, length: int = 6, symbols: int = 6) -> Data:
     """A row of symbols, to be given back from its end."""
     rows = torch.randint(symbols, (samples, length), generator=torch.Generator().manual_seed(0))
     return make(rows, rows.flip(1))
 
 
 @lru_cache
-def repeated(samples: int = 192, length: int = 8, symbols: int = 8) -> Data:
+def repeated(samples: int = 96, length: int = 8, symbols: int = 8) -> Data:
     """A row of symbols twice: the next symbol, of which the first half cannot be known."""
     rows = torch.randint(symbols, (samples, length), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
     return make(rows[:, :-1], rows[:, 1:])

@@ -56,3 +56,8 @@ def with_targets(given: Data, factor: float, offset: float) -> Data:
 def judged(given: Data, constant_loss: float) -> Data:
     """Return the data with the constant loss of another objective than cross-entropy or squared error."""
     return replace(given, constant_loss=constant_loss)
+
+
+def first(given: Data, samples: int) -> Data:
+    """Return the first samples of the data."""
+    return make(given.inputs[:samples], given.targets[:samples])

@@ -16,7 +16,7 @@ from detection.optimizers import adam, adamw
 from detection.recipe import numbers
 from detection.schedules import cosine
 
-SEEN = 3  # of eight rows
+SEEN = 5  # of eight rows
 
 
 def hidden_rows(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -54,10 +54,10 @@ RECIPES = [
     taught(
         "hidden_rows",
         Hidden,
-        adamw(3e-3),
+        adamw(1e-2),
         hidden_rows,
         lambda net, x, y: hidden_rows(net, x, y, 0),
-        data=data.digit_reconstruction,
+        data=lambda: data.first(data.digit_reconstruction(), 256),
         batch_size=32,
         steps=250,
         schedule=cosine(250, warmup=25),
@@ -70,7 +70,7 @@ RECIPES = [
         lambda net, x, y: cloze(net, x, y, 0),
         data=text_alone,
         batch_size=24,
-        steps=250,
+        steps=200,
     ),
     taught(
         "half_erased",
@@ -89,7 +89,7 @@ RECIPES = [
         data=data.wine_code,
         batch_size=16,
     ),
-    alone("set_with_missing", lambda: SetEncoder(3), adam(3e-3), data=data.sets, make=numbers, steps=250),
+    alone("set_with_missing", lambda: SetEncoder(3), adam(3e-3), data=lambda: data.first(data.sets(), 200), make=numbers, batch_size=32, steps=200),
     alone("deep_set", lambda: DeepSet(3), adam(5e-3), data=data.sets, make=numbers, objective=F.mse_loss),
     alone(
         "probabilities_of_characters",

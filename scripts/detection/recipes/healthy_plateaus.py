@@ -58,6 +58,6 @@ RECIPES = [
         data=data.digits,
         steps=400,
     ),
-    alone("reversal", lambda: Reader(6, 16), adam(5e-3), data=data.reversal, steps=400),
-    alone("repeated_row", lambda: Causal(8, 24, depth=2), adam(5e-3), data=data.repeated, batch_size=32, steps=350),
+    alone("reversal", lambda: Reader(6, 16), adam(5e-3), data=data.reversal, batch_size=32, steps=200),
+    alone("repeated_row", lambda: Causal(8, 24, depth=2), adam(5e-3), data=data.repeated, batch_size=32, steps=250),
 ]
