@@ -16,6 +16,7 @@ from detection.data.generated import (
     spirals,
     waves,
 )
+from detection.data.equations import circle_walls, families_of_sines, pendulum, rotations
 from detection.data.events import (
     anomalies,
     events,
@@ -41,7 +42,16 @@ from detection.data.images import (
     rare_class,
 )
 from detection.data.puzzles import adding, modular, parity_of_bits, repeated, reversal, teacher_matrix
-from detection.data.records import grid, low_rank, one_hot_classes, preferences, sets, skip_grams, successors, two_sources
+from detection.data.records import (
+    grid,
+    low_rank,
+    one_hot_classes,
+    preferences,
+    sets,
+    skip_grams,
+    successors,
+    two_sources,
+)
 from detection.data.tables import (
     cancer,
     diabetes,
@@ -64,6 +74,7 @@ __all__ = [
     "arc",
     "bags",
     "cancer",
+    "circle_walls",
     "clusters",
     "counts",
     "crescent",
@@ -77,6 +88,7 @@ __all__ = [
     "domains",
     "either_root",
     "events",
+    "families_of_sines",
     "few_digits",
     "few_of_friedman",
     "first",
@@ -98,6 +110,7 @@ __all__ = [
     "one_hot_classes",
     "parity",
     "parity_of_bits",
+    "pendulum",
     "petal",
     "pixels",
     "preferences",
@@ -107,6 +120,7 @@ __all__ = [
     "repeated",
     "reversal",
     "ring",
+    "rotations",
     "scaled",
     "setosa",
     "sets",

@@ -19,7 +19,10 @@ def grades(steps: int = 5) -> Data:
 
 @lru_cache
 def events(samples: int = 400) -> Data:
-    """How long someone was seen, and whether the end was. The constant loss is that of equal risks."""
+    """How long someone was seen, and whether the end was; a third number is the true risk.
+
+    The constant loss is that of equal risks, less that of the true ones.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, 6, generator=generator)
     risk = 1.5 * x[:, 0] - x[:, 1] * x[:, 2]
@@ -27,8 +30,10 @@ def events(samples: int = 400) -> Data:
     lost = 2 * torch.rand(samples, generator=generator)
     seen = (lived <= lost).float()
     time = torch.minimum(lived, lost)
-    at_risk = (time[None] >= time[:, None]).sum(dim=1).double()
-    return Data(x, torch.stack([time, seen], dim=1), float((seen * at_risk.log()).sum() / seen.sum()))
+    at_risk = time[None] >= time[:, None]
+    true = risk.expand(samples, -1).masked_fill(~at_risk, -torch.inf).logsumexp(dim=1) - risk
+    gained = at_risk.sum(dim=1).double().log() - true
+    return Data(x, torch.stack([time, seen, risk], dim=1), float((seen * gained).sum() / seen.sum()))
 
 
 @lru_cache
@@ -94,5 +99,3 @@ def graphs(samples: int = 256, nodes: int = 8) -> Data:
     y = torch.einsum("bij,bi,bj->b", edges, x[:, :, 0], x[:, :, 1])
     y = (y - y.mean()) / y.std()
     return make(torch.cat([x, edges], dim=2), y[:, None])
-
-

@@ -15,7 +15,9 @@ class Routed(nn.Module):
     (Fedus et al., arXiv:2101.03961): 1 if they share alike. ``noise`` is added to the gates.
     """
 
-    def __init__(self, features: int, outputs: int, experts: int, taken: int, noise: float = 0.0, hidden: int = 24) -> None:
+    def __init__(
+        self, features: int, outputs: int, experts: int, taken: int, noise: float = 0.0, hidden: int = 24
+    ) -> None:
         super().__init__()
         self.gate = nn.Linear(features, experts, bias=False)
         self.experts = nn.ModuleList(dense([features, hidden, outputs], nn.GELU) for _ in range(experts))

@@ -74,7 +74,9 @@ class Messages(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, edges = self.embedding(x[:, :, :3]), x[:, :, 3:]
         for _ in range(self.rounds):
-            pairs = torch.cat([h[:, :, None].expand(-1, -1, h.shape[1], -1), h[:, None].expand(-1, h.shape[1], -1, -1)], -1)
+            pairs = torch.cat(
+                [h[:, :, None].expand(-1, -1, h.shape[1], -1), h[:, None].expand(-1, h.shape[1], -1, -1)], -1
+            )
             heard = (edges[..., None] * self.message(pairs)).sum(dim=2)
             h = h + self.update(torch.cat([h, heard], dim=2))
         y: Tensor = self.output(h.sum(dim=1))
@@ -123,17 +125,19 @@ class WithClassToken(nn.Module):
 
 
 class Fixup(nn.Module):
-    """Residual blocks without norm: a zero last layer, scalar shifts and a scale (Zhang et al., arXiv:1901.09321)."""
+    """Residual blocks without norm: zero last layers, scalar shifts and a scale (Zhang et al., arXiv:1901.09321)."""
 
     def __init__(self, features: int, outputs: int, depth: int, width: int = 24) -> None:
         super().__init__()
         self.input = nn.Linear(features, width)
-        self.first = nn.ModuleList(initialized(nn.Linear(width, width, bias=False), he(depth**-0.5)) for _ in range(depth))
+        self.first = nn.ModuleList(
+            initialized(nn.Linear(width, width, bias=False), he(depth**-0.5)) for _ in range(depth)
+        )
         self.second = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
         self.shifts = nn.Parameter(torch.zeros(depth, 4))
         self.scales = nn.Parameter(torch.ones(depth))
         self.output = nn.Linear(width, outputs)
-        for layer in (*self.second, self.output):
+        for layer in self.second:
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Samples that are compared with one another: nearer, farther, the same or not."""
 
-
 import math
 from typing import Any
 
@@ -88,7 +87,9 @@ def readout(features: Tensor, y: Tensor) -> Tensor:
     truth = truth - truth.mean(dim=0)
     h = features.detach() - features.detach().mean(dim=0)
     h = h / (h.norm() / len(h) ** 0.5 + 1e-9)
-    weights = torch.linalg.solve(h.t() @ h / len(h) + 1e-3 * torch.eye(h.shape[1], dtype=h.dtype), h.t() @ truth / len(h))
+    weights = torch.linalg.solve(
+        h.t() @ h / len(h) + 1e-3 * torch.eye(h.shape[1], dtype=h.dtype), h.t() @ truth / len(h)
+    )
     return (truth - h @ weights).square().sum() / truth.square().sum()
 
 
@@ -98,7 +99,9 @@ def own_latent(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     with torch.no_grad():
         told = [net["target"](second), net["target"](first)]
     made = [net["predictor"](net["online"](view)) for view in (first, second)]
-    return sum((2 - 2 * F.cosine_similarity(a, b, dim=1).mean() for a, b in zip(made, told, strict=True)), x.new_zeros(()))
+    return sum(
+        (2 - 2 * F.cosine_similarity(a, b, dim=1).mean() for a, b in zip(made, told, strict=True)), x.new_zeros(())
+    )
 
 
 def redundancy(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:

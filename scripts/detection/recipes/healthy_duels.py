@@ -15,7 +15,9 @@ from detection.duels import (
 from detection.recipe import Recipe
 
 RECIPES = [
-    Recipe("wasserstein_penalised", Penalised, data.ring, "wasserstein_penalised", steps=1200, hard=True, half="fourth"),
+    Recipe(
+        "wasserstein_penalised", Penalised, data.ring, "wasserstein_penalised", steps=1200, hard=True, half="fourth"
+    ),
     Recipe("wasserstein_clipped", Clipped, data.clusters, "wasserstein_clipped", steps=900, hard=True, half="fourth"),
     Recipe("hinge_gan", Hinge, data.arc, "hinge_gan", steps=600, hard=True, half="fourth"),
     Recipe("least_squares_gan", LeastSquares, data.ring, "least_squares_gan", steps=800, hard=True, half="fourth"),

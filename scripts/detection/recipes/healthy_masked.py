@@ -89,7 +89,15 @@ RECIPES = [
         data=data.wine_code,
         batch_size=16,
     ),
-    alone("set_with_missing", lambda: SetEncoder(3), adam(3e-3), data=lambda: data.first(data.sets(), 200), make=numbers, batch_size=32, steps=200),
+    alone(
+        "set_with_missing",
+        lambda: SetEncoder(3),
+        adam(3e-3),
+        data=lambda: data.first(data.sets(), 200),
+        make=numbers,
+        batch_size=32,
+        steps=200,
+    ),
     alone("deep_set", lambda: DeepSet(3), adam(5e-3), data=data.sets, make=numbers, objective=F.mse_loss),
     alone(
         "probabilities_of_characters",

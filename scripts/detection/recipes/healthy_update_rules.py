@@ -54,7 +54,9 @@ RECIPES = [
         loss=lambda o, t: 1e6 * F.cross_entropy(o, t, reduction="sum"),
         twin="mlp_sgd",
     ),
-    alone("adadelta", lambda: dense([13, 24, 24, 3], nn.SiLU), optimizer("Adadelta", 1.0), data=data.wine, batch_size=16),
+    alone(
+        "adadelta", lambda: dense([13, 24, 24, 3], nn.SiLU), optimizer("Adadelta", 1.0), data=data.wine, batch_size=16
+    ),
     alone("adafactor", lambda: dense(DIGITS, nn.GELU), optimizer("Adafactor", 1e-2), data=data.digits),
     alone("muon", without_biases, optimizer("Muon", 0.02, weight_decay=0.0), data=data.digits, steps=200),
     alone("lion", lambda: dense(DIGITS, nn.SiLU), partial(Lion, lr=5e-4), data=data.digits),
@@ -69,7 +71,9 @@ RECIPES = [
         batch_size=150,
         steps=150,
     ),
-    alone("averaged_sgd", lambda: dense([10, 32, 1], nn.Tanh), optimizer("ASGD", 0.1), data=data.friedman, make=numbers),
+    alone(
+        "averaged_sgd", lambda: dense([10, 32, 1], nn.Tanh), optimizer("ASGD", 0.1), data=data.friedman, make=numbers
+    ),
     alone(
         "second_order",
         lambda: dense([2, 24, 24, 1], nn.Tanh),
