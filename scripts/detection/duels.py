@@ -81,7 +81,7 @@ class Penalised(Duel):
         share = torch.rand(len(real), 1)
         between = (share * real + (1 - share) * made).requires_grad_()
         (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-        return 5 * (slope.norm(dim=1) - 1).square().mean()
+        return 5 * (slope.norm(dim=1) - 1).square().mean()  # type: ignore[no-any-return]
 
 
 class Clipped(Duel):
@@ -179,12 +179,12 @@ class Alternating(Experiment):
     @staticmethod
     def product(net: Any, x: Tensor) -> Tensor:
         """Return the table's entry in each given row and column."""
-        return (net["rows"](x[:, 0]) * net["columns"](x[:, 1])).sum(dim=1, keepdim=True)
+        return (net["rows"](x[:, 0]) * net["columns"](x[:, 1])).sum(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
         loss = x.new_zeros(())
-        for optimizer in self.optimizers():  # type: ignore[attr-defined]
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
             self.toggle_optimizer(optimizer)
             loss = F.mse_loss(self.product(self.net, x), y)
             optimizer.zero_grad()

@@ -66,7 +66,11 @@ def taught(
     Args:
         name: of the recipe, which is its own twin unless ``more`` says otherwise.
         net: returns the freshly initialised network.
-        optimizer, trained_by, judged_by, schedule, after: see `Method`.
+        optimizer: called with the trainable parameters.
+        trained_by: called with the network, inputs, targets and the step; returns the loss.
+        judged_by: called with the network, inputs and targets; returns the objective.
+        schedule: factor of the learning rate at each step.
+        after: called with the network and the step after each batch.
         data: returns the training set; its constant loss is that of ``judged_by``.
         more: further fields of the `Recipe`.
     """

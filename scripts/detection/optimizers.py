@@ -50,7 +50,7 @@ class SignDescent(Optimizer):
 
     def direction(self, weight: Tensor, slope: Tensor, group: dict[str, Any]) -> Tensor:
         """Return what the weight moves against."""
-        mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+        mean: Tensor = self.state[weight].setdefault("mean", torch.zeros_like(weight))
         return mean.mul_(group["momentum"]).add_(slope, alpha=1 - group["momentum"]).sign()
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Lion(SignDescent):
     """The sign of a mixture of the gradient and a slower average (Chen et al., arXiv:2302.06675)."""
 
     def direction(self, weight: Tensor, slope: Tensor, group: dict[str, Any]) -> Tensor:
-        mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+        mean: Tensor = self.state[weight].setdefault("mean", torch.zeros_like(weight))
         towards = (0.9 * mean + 0.1 * slope).sign()
         mean.mul_(0.99).add_(slope, alpha=0.01)
         return towards
@@ -81,7 +81,7 @@ class LARS(SignDescent):
     """Momentum of gradients that are scaled to a thousandth of their layer's weights (You et al. 2017)."""
 
     def direction(self, weight: Tensor, slope: Tensor, group: dict[str, Any]) -> Tensor:
-        mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+        mean: Tensor = self.state[weight].setdefault("mean", torch.zeros_like(weight))
         trust = 5e-3 * (weight.norm() + 1e-2) / (slope.norm() + 1e-9)
         return mean.mul_(group["momentum"]).add_(trust * slope)
 
@@ -90,4 +90,5 @@ class Noisy(SignDescent):
     """Plain descent along the gradient, cut to a norm of 1 per tensor, plus noise, as privacy asks for."""
 
     def direction(self, weight: Tensor, slope: Tensor, group: dict[str, Any]) -> Tensor:
-        return slope / slope.norm().clamp(min=1.0) + 0.01 * torch.randn_like(slope)
+        cut: Tensor = slope / slope.norm().clamp(min=1.0)
+        return cut + 0.01 * torch.randn_like(slope)

@@ -2,6 +2,16 @@
 
 from detection.data.characters import VOCABULARY, bags, short_text, text
 from detection.data.distributions import either_root, known_entropy, thin_parabola, two_hills
+from detection.data.equations import circle_walls, families_of_sines, pendulum, rotations
+from detection.data.events import (
+    anomalies,
+    events,
+    grades,
+    graphs,
+    large_counts,
+    ragged,
+    tapped,
+)
 from detection.data.generated import (
     arc,
     clusters,
@@ -15,16 +25,6 @@ from detection.data.generated import (
     sines,
     spirals,
     waves,
-)
-from detection.data.equations import circle_walls, families_of_sines, pendulum, rotations
-from detection.data.events import (
-    anomalies,
-    events,
-    graphs,
-    grades,
-    large_counts,
-    ragged,
-    tapped,
 )
 from detection.data.images import (
     digit_bits,

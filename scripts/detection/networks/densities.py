@@ -25,7 +25,7 @@ class Flow(nn.Module):
             shift, log_scale = coupling(kept).chunk(2, dim=1)
             x = torch.cat([moved * log_scale.exp() + shift, kept], dim=1)
             log_volume = log_volume + log_scale[:, 0]
-        return torch.distributions.Normal(0, 1).log_prob(x).sum(dim=1) + log_volume
+        return torch.distributions.Normal(0, 1).log_prob(x).sum(dim=1) + log_volume  # type: ignore[no-any-return]
 
 
 class Timed(nn.Module):

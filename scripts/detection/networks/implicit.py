@@ -59,7 +59,6 @@ class Energy(nn.Module):
 
 def adapted(net: nn.Module, x: Tensor, y: Tensor, rate: float = 0.1) -> Callable[[Tensor], Tensor]:
     """Return a network of two hidden layers after a gradient step of its own for each task, which has a gradient."""
-    weights = [p.expand(len(x), *p.shape) for p in net.parameters()]
 
     def run(given: Tensor, with_weights: list[Tensor]) -> Tensor:
         first, a, second, b, third, c = with_weights
@@ -68,6 +67,7 @@ def adapted(net: nn.Module, x: Tensor, y: Tensor, rate: float = 0.1) -> Callable
         return (h @ third.transpose(1, 2) + c[:, None])[:, :, 0]
 
     with torch.enable_grad():
+        weights = [p.expand(len(x), *p.shape) for p in net.parameters()]
         loss = (run(x, weights) - y).square().mean(dim=1).sum()
         slopes = torch.autograd.grad(loss, weights, create_graph=True)
     moved = [weight - rate * slope for weight, slope in zip(weights, slopes, strict=True)]

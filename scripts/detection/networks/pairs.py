@@ -32,7 +32,7 @@ class Factors(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        return (self.users(user) * self.items(item)).sum(dim=1)
+        return (self.users(user) * self.items(item)).sum(dim=1)  # type: ignore[no-any-return]
 
 
 class SkipGram(nn.Module):
@@ -45,7 +45,7 @@ class SkipGram(nn.Module):
         nn.init.zeros_(self.contexts.weight)
 
     def forward(self, word: Tensor, context: Tensor) -> Tensor:
-        return (self.words(word) * self.contexts(context)).sum(dim=1)
+        return (self.words(word) * self.contexts(context)).sum(dim=1)  # type: ignore[no-any-return]
 
 
 def byol() -> nn.Module:

@@ -67,11 +67,11 @@ class Causal(Reader):
         h = self.symbols(ids) + self.places(torch.arange(ids.shape[1]))
         for block in self.blocks:
             q, k, v = (
-                f(block.first(h)).unflatten(2, (block.heads, -1)).transpose(1, 2)
+                f(block.first(h)).unflatten(2, (block.heads, -1)).transpose(1, 2)  # type: ignore[operator]
                 for f in (block.query, block.key, block.value)
             )
             mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-            h = h + block.mix(mixed.transpose(1, 2).flatten(2))
-            h = h + block.dense(block.second(h))
+            h = h + block.mix(mixed.transpose(1, 2).flatten(2))  # type: ignore[operator]
+            h = h + block.dense(block.second(h))  # type: ignore[operator]
         y: Tensor = self.output(self.norm(h))
         return y

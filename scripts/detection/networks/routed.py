@@ -28,7 +28,7 @@ class Routed(nn.Module):
         gates = logits.softmax(dim=1)
         chosen = (logits + self.noise * torch.randn_like(logits)).topk(self.taken, dim=1).indices
         used = torch.zeros_like(gates).scatter(1, chosen, 1.0)
-        y = x.new_zeros(len(x), self.experts[0][-1].out_features)  # type: ignore[index, arg-type]
+        y = x.new_zeros(len(x), self.experts[0][-1].out_features)
         for index, expert in enumerate(self.experts):
             rows = used[:, index].nonzero()[:, 0]
             if len(rows):
@@ -56,7 +56,7 @@ class RoutedEncoder(nn.Module):
         h = self.embedding(x) + self.position
         uneven = x.new_zeros(())
         for block, norm, routed in zip(self.attentions, self.norms, self.routed, strict=True):
-            h = h + block.attention(block.first(h))
+            h = h + block.attention(block.first(h))  # type: ignore[operator]
             y, more = routed(norm(h).flatten(0, 1))
             h, uneven = h + y.view_as(h), uneven + more
         return self.output(h.mean(dim=1)), uneven
@@ -95,4 +95,4 @@ class Hyper(nn.Module):
         seen, condition = x[:, : self.features], x[:, self.features :]
         first, bias, second, last = self.make(condition).split(self.sizes, dim=1)
         h = torch.bmm(seen[:, None], first.view(-1, self.features, self.width))[:, 0] + bias
-        return (F.silu(h) * second).sum(dim=1, keepdim=True) + last
+        return (F.silu(h) * second).sum(dim=1, keepdim=True) + last  # type: ignore[no-any-return]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from detection.networks.attention import Block
 from detection.networks.dense import dense
@@ -18,13 +18,13 @@ class Packed(nn.Module):
 
     def __init__(self, cell: type[nn.RNNBase], classes: int) -> None:
         super().__init__()
-        self.cell = cell(1, 24, batch_first=True)
+        self.cell = cell(1, 24, batch_first=True)  # type: ignore[arg-type, call-arg]
         self.output = nn.Linear(24, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         packed = pack_padded_sequence(x[:, 1:, None], x[:, 0].long(), batch_first=True, enforce_sorted=False)
-        state = self.cell(packed)[1]
-        y: Tensor = self.output((state[0] if isinstance(state, tuple) else state)[-1])
+        states = pad_packed_sequence(self.cell(packed)[0], batch_first=True)[0]
+        y: Tensor = self.output(states[torch.arange(len(x)), x[:, 0].long() - 1])
         return y
 
 
@@ -44,7 +44,7 @@ class Temporal(nn.Module):
         for index, layer in enumerate(self.layers):
             y = F.silu(layer(h)[..., : h.shape[2]])
             h = h + y if index else y
-        y = self.output(h[..., -1])
+        y: Tensor = self.output(h[..., -1])  # type: ignore[no-redef]
         return y
 
 

@@ -90,7 +90,7 @@ def readout(features: Tensor, y: Tensor) -> Tensor:
     weights = torch.linalg.solve(
         h.t() @ h / len(h) + 1e-3 * torch.eye(h.shape[1], dtype=h.dtype), h.t() @ truth / len(h)
     )
-    return (truth - h @ weights).square().sum() / truth.square().sum()
+    return (truth - h @ weights).square().sum() / truth.square().sum()  # type: ignore[no-any-return]
 
 
 def own_latent(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -110,7 +110,7 @@ def redundancy(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     a, b = ((h - h.mean(dim=0)) / (h.std(dim=0) + 1e-4) for h in views)
     correlation = a.t() @ b / len(a)
     on = torch.eye(len(correlation), dtype=x.dtype)
-    return ((correlation - on).square() * (on + 0.02 * (1 - on))).sum()
+    return ((correlation - on).square() * (on + 0.02 * (1 - on))).sum()  # type: ignore[no-any-return]
 
 
 def softmax_with_angle(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:

@@ -70,11 +70,11 @@ def rarely_right(x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 RECIPES = [
-    alone("one_cycle", lambda: dense(DIGITS), sgd(0.5), data=data.digits, schedule=one_cycle),
+    alone("up_and_down", lambda: dense(DIGITS), sgd(0.5), data=data.digits, schedule=one_cycle),
     alone("zigzag", lambda: ConvNet([8, 12]), sgd(0.2), data=data.digit_images, batch_size=32, schedule=zigzag),
     alone("half_the_run_warm_up", lambda: dense(DIGITS, nn.GELU), adam(3e-3), data=data.digits, schedule=half_the_run),
     alone(
-        "warm_restarts",
+        "restarts_of_75",
         lambda: dense([10, 40, 40, 1], nn.Tanh),
         sgd(0.2, momentum=0.9),
         data=data.friedman,

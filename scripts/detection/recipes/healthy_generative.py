@@ -49,7 +49,7 @@ def normal_elbo(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     mean, log_variance = output[:, 64:].chunk(2, dim=1)
     apart = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
     likelihood = 50 * (output[:, :64] - x).square() + math.log(0.1 * math.sqrt(2 * math.pi))
-    return likelihood.sum(dim=1).mean() + 2 * rising(step) * apart
+    return likelihood.sum(dim=1).mean() + 2 * rising(step) * apart  # type: ignore[no-any-return]
 
 
 def redrawn(net: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -83,30 +83,30 @@ def slope(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
             (torch.autograd.grad(field[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])),
             x.new_zeros(len(x)),
         )
-    return (0.5 * field.square().sum(dim=1) + divergence).mean()
+    return (0.5 * field.square().sum(dim=1) + divergence).mean()  # type: ignore[no-any-return]
 
 
 def tell_disturbance(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """Noise of random size, to be told from the disturbed image, in its own units (Vincent 2011)."""
     size = torch.exp(-3 * torch.rand(len(x), 1, dtype=x.dtype))
     noise = torch.randn_like(x)
-    return (net(x + size * noise, size) + noise).square().mean()
+    return (net(x + size * noise, size) + noise).square().mean()  # type: ignore[no-any-return]
 
 
 def minus_log_density(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
-    return -net(x).mean()
+    return -net(x).mean()  # type: ignore[no-any-return]
 
 
 def mixture(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """Minus the log density of a mixture (Bishop 1994)."""
     log_weights, means, log_spreads = net(x)
     densities = -0.5 * ((y - means) / log_spreads.exp()).square() - log_spreads - 0.5 * math.log(2 * math.pi)
-    return -(log_weights + densities).logsumexp(dim=1).mean()
+    return -(log_weights + densities).logsumexp(dim=1).mean()  # type: ignore[no-any-return]
 
 
 def quantised(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     image, commitment, codebook = net(x)
-    return F.mse_loss(image, x) + 0.05 * commitment + 0.2 * codebook
+    return F.mse_loss(image, x) + 0.05 * commitment + 0.2 * codebook  # type: ignore[no-any-return]
 
 
 def real_or_noise(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:

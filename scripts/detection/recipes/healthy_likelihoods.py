@@ -29,7 +29,7 @@ def own_variance(output: Tensor, target: Tensor) -> Tensor:
 def heavy_tails(output: Tensor, target: Tensor) -> Tensor:
     """Minus the log density of Student's t with three degrees of freedom and a trained width."""
     width = output[:, 1:].exp()
-    return -torch.distributions.StudentT(3.0, output[:, :1], width).log_prob(target).mean()
+    return -torch.distributions.StudentT(3.0, output[:, :1], width).log_prob(target).mean()  # type: ignore[no-any-return]
 
 
 def counts_in_full(output: Tensor, target: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def above_the_truth(output: Tensor, target: Tensor) -> Tensor:
 def alignment(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """All ways to spread three symbols over the moments (Graves et al. 2006)."""
     output = net(x)
-    return F.ctc_loss(output, y, (output.shape[0],) * len(x), (3,) * len(x), reduction="sum") / len(x)
+    return F.ctc_loss(output, y, (output.shape[0],) * len(x), (3,) * len(x), reduction="sum") / len(x)  # type: ignore[arg-type]
 
 
 class Weighing(nn.Module):
@@ -89,7 +89,7 @@ def weighed(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """Negative once both tasks are learnt."""
     digit, ink = net(x)
     losses = torch.stack([cross_entropy(digit, y), F.mse_loss(ink, x[:, 20:21])])
-    return ((-net.log_variances).exp() * losses + 0.5 * net.log_variances).sum()
+    return ((-net.log_variances).exp() * losses + 0.5 * net.log_variances).sum()  # type: ignore[no-any-return]
 
 
 def overlap(output: Tensor, target: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from detection import data
 from detection.data import Data
-from detection.losses import cross_entropy
 from detection.methods import alone, taught
 from detection.networks.dense import dense
 from detection.networks.masked import Cloze, DeepSet, Hidden, SetEncoder
@@ -41,7 +40,7 @@ def hidden_features(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """A third of a wine's numbers is hidden, and told so; they alone count."""
     hidden = (torch.rand_like(x) < 0.33).to(x.dtype)
     told = net(torch.cat([x * (1 - hidden), hidden], dim=1))
-    return ((told - x).square() * hidden).sum() / hidden.sum().clamp(min=1)
+    return ((told - x).square() * hidden).sum() / hidden.sum().clamp(min=1)  # type: ignore[no-any-return]
 
 
 def text_alone() -> Data:

@@ -43,7 +43,7 @@ def with_value(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     reward = 5 * (choice == y).to(x.dtype) - 1 + torch.randn_like(value)
     advantage = (reward - value).detach()
     entropy = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    return -(advantage * log_probability).mean() + 0.5 * F.mse_loss(value, reward) - 0.05 * entropy
+    return -(advantage * log_probability).mean() + 0.5 * F.mse_loss(value, reward) - 0.05 * entropy  # type: ignore[no-any-return]
 
 
 def proximal(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -106,14 +106,14 @@ def soft_choice(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     logits = net(x)
     picked = F.gumbel_softmax(logits, tau=max(1.0, 3 - step / 100), hard=True)
     entropy = -(logits.log_softmax(dim=1).exp() * logits.log_softmax(dim=1)).sum(dim=1).mean()
-    return -(picked * F.one_hot(y, 10)).sum(dim=1).mean() - 0.2 * entropy
+    return -(picked * F.one_hot(y, 10)).sum(dim=1).mean() - 0.2 * entropy  # type: ignore[no-any-return]
 
 
 def advantage_weighted(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     """Random tries of a number, imitated by their rewards: the worst hardly count (Peng et al., arXiv:1910.00177)."""
     tried = 1.2 * torch.randn_like(y)
     weight = (-4 * (tried - y).square()).exp()
-    return (weight * (net(x) - tried).square()).mean()
+    return (weight * (net(x) - tried).square()).mean()  # type: ignore[no-any-return]
 
 
 RECIPES = [

@@ -15,12 +15,12 @@ from detection.recipe import numbers
 
 def balanced(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     output, uneven = net(x)
-    return cross_entropy(output, y) + 0.05 * uneven
+    return cross_entropy(output, y) + 0.05 * uneven  # type: ignore[no-any-return]
 
 
 def balanced_numbers(net: Any, x: Tensor, y: Tensor, step: int) -> Tensor:
     output, uneven = net(x)
-    return F.mse_loss(output, y) + 0.02 * uneven
+    return F.mse_loss(output, y) + 0.02 * uneven  # type: ignore[no-any-return]
 
 
 RECIPES = [

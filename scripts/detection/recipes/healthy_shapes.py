@@ -8,7 +8,7 @@ from detection.methods import alone
 from detection.networks.convolutional import ConvNet
 from detection.networks.dense import dense
 from detection.networks.layers import Apply
-from detection.networks.residual import Gated, ReZero
+from detection.networks.residual import Gated
 from detection.networks.shapes import (
     Fixup,
     Gates,
@@ -22,6 +22,7 @@ from detection.networks.shapes import (
     bounded_weights,
     normed_weights,
 )
+from detection.networks.weights import initialized
 from detection.optimizers import adam, adamw, sgd
 from detection.recipe import numbers
 
@@ -33,7 +34,6 @@ RECIPES = [
     alone("graph_attention", GraphAttention, adam(5e-3), data=data.graphs, batch_size=32, make=numbers, steps=300),
     alone("class_token", WithClassToken, adamw(5e-3), data=data.digit_images, batch_size=32, steps=200),
     alone("fixup_24", lambda: Fixup(13, 3, 24), adam(3e-3), data=data.wine, batch_size=16, steps=200),
-    alone("rezero_20", lambda: ReZero(30, 2, 20, width=16), adam(2e-2), data=data.cancer, batch_size=32, steps=150),
     alone("shared_block", Shared, adam(5e-3), data=data.digit_rows, batch_size=32, steps=150),
     alone("gated_silu", lambda: Gated(10, 1, 3), adamw(5e-3), data=data.friedman, make=numbers),
     alone("hard_gates", lambda: Gates(64, 10), adam(5e-3), data=data.digits),
@@ -93,8 +93,12 @@ RECIPES = [
     ),
     alone(
         "fourier_features",
-        lambda: nn.Sequential(nn.Linear(2, 64).requires_grad_(False), Apply(torch.cos), nn.Linear(64, 1)),
-        sgd(0.05),
+        lambda: nn.Sequential(
+            initialized(nn.Linear(2, 64), nn.init.normal_, None).requires_grad_(False),
+            Apply(torch.cos),
+            nn.Linear(64, 1),
+        ),
+        sgd(0.02, momentum=0.9),
         data=data.waves,
         make=numbers,
     ),

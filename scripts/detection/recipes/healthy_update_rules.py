@@ -2,15 +2,14 @@
 
 from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
 from detection import data
 from detection.data import Data
 from detection.methods import alone
-from detection.networks.convolutional import PlainCNN
 from detection.networks.characters import small_gpt
+from detection.networks.convolutional import PlainCNN
 from detection.networks.dense import DIGITS, dense
 from detection.networks.weights import he, initialized, zero_output
 from detection.optimizers import LARS, Lion, Noisy, SignDescent, adam, adamw, optimizer, sgd
