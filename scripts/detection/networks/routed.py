@@ -28,7 +28,7 @@ class Routed(nn.Module):
         gates = logits.softmax(dim=1)
         chosen = (logits + self.noise * torch.randn_like(logits)).topk(self.taken, dim=1).indices
         used = torch.zeros_like(gates).scatter(1, chosen, 1.0)
-        y = x.new_zeros(len(x), self.experts[0][-1].out_features)
+        y = x.new_zeros(len(x), self.experts[0][-1].out_features)  # type: ignore[index]
         for index, expert in enumerate(self.experts):
             rows = used[:, index].nonzero()[:, 0]
             if len(rows):
