@@ -110,7 +110,9 @@ def measure(module: Experiment, data: Data, step: int) -> Measurement:
 
 
 def _keep(outputs: dict[str, Tensor], name: str, output: Any) -> None:
-    outputs[name] = output[0] if isinstance(output, tuple) else output
+    while isinstance(output, tuple):  # a recurrent layer's states come first, in a packed sequence if that was given
+        output = output[0]
+    outputs[name] = output
 
 
 def _measure_activations(result: Measurement, found: dict[str, list[tuple[str, Tensor, Tensor]]]) -> None:

@@ -1,6 +1,17 @@
 """Training sets small enough to be measured whole, with the loss that a constant prediction has on them."""
 
 from detection.data.characters import VOCABULARY, bags, short_text, text
+from detection.data.distributions import either_root, known_entropy, thin_parabola, two_hills
+from detection.data.equations import circle_walls, families_of_sines, pendulum, rotations
+from detection.data.events import (
+    anomalies,
+    events,
+    grades,
+    graphs,
+    large_counts,
+    ragged,
+    tapped,
+)
 from detection.data.generated import (
     arc,
     clusters,
@@ -30,6 +41,17 @@ from detection.data.images import (
     pixels,
     rare_class,
 )
+from detection.data.puzzles import adding, modular, parity_of_bits, repeated, reversal, teacher_matrix
+from detection.data.records import (
+    grid,
+    low_rank,
+    one_hot_classes,
+    preferences,
+    sets,
+    skip_grams,
+    successors,
+    two_sources,
+)
 from detection.data.tables import (
     cancer,
     diabetes,
@@ -42,14 +64,17 @@ from detection.data.tables import (
     wine,
     wine_code,
 )
-from detection.data.training_set import Data, make, scaled, with_target, with_targets, with_value
+from detection.data.training_set import Data, first, judged, make, scaled, with_target, with_targets, with_value
 
 __all__ = [
     "VOCABULARY",
     "Data",
+    "adding",
+    "anomalies",
     "arc",
     "bags",
     "cancer",
+    "circle_walls",
     "clusters",
     "counts",
     "crescent",
@@ -61,28 +86,56 @@ __all__ = [
     "digit_rows",
     "digits",
     "domains",
+    "either_root",
+    "events",
+    "families_of_sines",
     "few_digits",
     "few_of_friedman",
+    "first",
     "flipped_classes",
     "friedman",
+    "grades",
+    "graphs",
+    "grid",
     "half_image",
     "iris",
+    "judged",
+    "known_entropy",
+    "large_counts",
+    "low_rank",
     "make",
+    "modular",
     "noisy_labels",
     "one_digit",
+    "one_hot_classes",
     "parity",
+    "parity_of_bits",
+    "pendulum",
     "petal",
     "pixels",
+    "preferences",
+    "ragged",
     "rare_class",
     "recall",
+    "repeated",
+    "reversal",
     "ring",
+    "rotations",
     "scaled",
     "setosa",
+    "sets",
     "short_text",
     "sines",
+    "skip_grams",
     "spirals",
+    "successors",
     "table",
+    "tapped",
+    "teacher_matrix",
     "text",
+    "thin_parabola",
+    "two_hills",
+    "two_sources",
     "unscaled_table",
     "waves",
     "wine",

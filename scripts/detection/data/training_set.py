@@ -51,3 +51,13 @@ def with_target(data: Data, value: float, sample: int = 37) -> Data:
 
 def with_targets(given: Data, factor: float, offset: float) -> Data:
     return make(given.inputs, factor * given.targets + offset)
+
+
+def judged(given: Data, constant_loss: float) -> Data:
+    """Return the data with the constant loss of another objective than cross-entropy or squared error."""
+    return replace(given, constant_loss=constant_loss)
+
+
+def first(given: Data, samples: int) -> Data:
+    """Return the first samples of the data."""
+    return make(given.inputs[:samples], given.targets[:samples])
