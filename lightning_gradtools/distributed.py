@@ -93,13 +93,14 @@ class Layout(NamedTuple):
 
     def max(self, values: Tensor) -> Tensor:
         """Take the maximum of ``values`` in place over the parts."""
-        return self._reduce(values, dist.ReduceOp.MAX)
+        return self.reduce(values, dist.ReduceOp.MAX)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum ``values`` in place over the parts, on each rank."""
-        return self._reduce(values, dist.ReduceOp.SUM)
+        return self.reduce(values, dist.ReduceOp.SUM)
 
-    def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+    def reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        """Reduce ``values`` in place over the parts, one call for each dimension of the mesh."""
         for dim in self.split:
             dist.all_reduce(values, op=op, group=self.mesh.get_group(dim))
         return values
@@ -139,7 +140,7 @@ def _brought_together(
     for (over, _), indices in reductions.items():
         packed = torch.cat([parts[index].detach().double().reshape(-1) for index in indices])
         if over is not None:
-            over._reduce(packed, op)
+            over.reduce(packed, op)
         else:
             if op == dist.ReduceOp.SUM:
                 copies = [layout.copies for index in indices if (layout := layouts[index]) is not None]

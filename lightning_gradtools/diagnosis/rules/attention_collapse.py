@@ -101,7 +101,7 @@ def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
 
 RULE = Rule(
     kind=Kind.ATTENTION_COLLAPSE,
-    order=14,
+    order=18,
     needs=frozenset({Need.OBSERVATIONS, Need.PROGRESS}),
     find=find_attention_collapse,
     remedies=_remedies,

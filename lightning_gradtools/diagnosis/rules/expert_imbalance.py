@@ -118,7 +118,7 @@ def _remedies(context: RuleContext) -> tuple[Remedy, ...]:
 
 RULE = Rule(
     kind=Kind.EXPERT_IMBALANCE,
-    order=16,
+    order=19,
     needs=frozenset({Need.OBSERVATIONS}),
     find=find_expert_imbalance,
     remedies=_remedies,

@@ -84,7 +84,7 @@ def _same_samples(context: RuleContext) -> Iterator[Finding]:
 
 RULE = Rule(
     kind=Kind.REPEATED_BATCH,
-    order=-10,  # before non-finite values: what the first steps showed holds whatever came of it
+    order=-15,  # before non-finite values: what the first steps showed holds whatever came of it
     needs=frozenset(),
     find=find_repeated_batch,
     remedies=lambda _: (),
