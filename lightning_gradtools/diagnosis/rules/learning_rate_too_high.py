@@ -11,7 +11,8 @@ from lightning_gradtools.diagnosis.rules.vanishing_gradient import RATIO, end_to
 from lightning_gradtools.diagnosis.updates import LONG_STEP, TOO_LONG_STEP, early_update, typical_update
 
 RISE = 1.5  # times the least of the first losses
-_STEPS = 20  # losses, to know whether anything is learned
+_STEPS = 20  # losses, to know whether the loss has risen
+_PATIENCE = 60  # losses, to know that nothing is learned: networks may stand on a plateau first
 _MAJORITY = 0.5  # of a layer's units
 
 
@@ -24,13 +25,14 @@ def find_learning_rate_too_high(context: RuleContext) -> Iterator[Finding]:
     units of a layer have died or saturated.
     """
     history = context.history
-    failure = _not_finite(context) or _fruitless(context)
+    collapsed = _has_collapsed(context)
+    failure = _not_finite(context) or _risen(context) or _fruitless(context, _STEPS if collapsed else _PATIENCE)
     if failure is None or context.latest.learning_rate == 0:
         return
     evidence, what = failure
     grown = max(map(typical_update, history.observations))  # up to where values were not finite any more
     ratio = grown if context.nonfinite else early_update(history)
-    if ratio < (LONG_STEP if _has_collapsed(context) else TOO_LONG_STEP):
+    if ratio < (LONG_STEP if collapsed else TOO_LONG_STEP):
         return
     yield Finding(
         kind=Kind.LEARNING_RATE_TOO_HIGH,
@@ -62,25 +64,27 @@ def _not_finite(context: RuleContext) -> tuple[Evidence, str] | None:
     return evidence, f"values were not finite at step {step}"
 
 
-def _fruitless(context: RuleContext) -> tuple[Evidence, str] | None:
+def _risen(context: RuleContext) -> tuple[Evidence, str] | None:
     history, going = context.history, context.progress
-    if going is None or going.steps < _STEPS or history.warming_up():
+    if going is None or going.steps < _STEPS or history.warming_up() or going.improving:
         return None
     least = min(history.first_losses)
-    if least > 0 and going.level > RISE * least and not going.improving:
-        rise = going.level / least
-        return (
-            Evidence(quantity="loss / least of the first losses", value=rise, threshold=RISE, steps=going.steps),
-            f"the loss stands at {going.level:.4g}, {rise:.2g} times what it began with",
-        )
-    if going.nothing_learned() or too_slow(history, going):
-        return (
-            Evidence(
-                quantity="learned, as a share of what there is", value=going.gain, threshold=0.1, steps=going.steps
-            ),
-            f"the loss stands at {going.level:.4g}, with next to nothing learned",
-        )
-    return None
+    if not 0 < RISE * least < going.level:
+        return None
+    rise = going.level / least
+    evidence = Evidence(quantity="loss / least of the first losses", value=rise, threshold=RISE, steps=going.steps)
+    return evidence, f"the loss stands at {going.level:.4g}, {rise:.2g} times what it began with"
+
+
+def _fruitless(context: RuleContext, patience: int) -> tuple[Evidence, str] | None:
+    history, going = context.history, context.progress
+    if going is None or going.steps < patience or history.warming_up():
+        return None
+    if not (going.nothing_learned() or too_slow(history, going)):
+        return None
+    quantity = "learned, as a share of what there is"
+    evidence = Evidence(quantity=quantity, value=going.gain, threshold=0.1, steps=going.steps)
+    return evidence, f"the loss stands at {going.level:.4g}, with next to nothing learned"
 
 
 def _has_collapsed(context: RuleContext) -> bool:

@@ -64,4 +64,5 @@ def test_none_of_them_alone_is_one(settings):
 
 
 def test_it_is_the_cause_of_the_stall_that_follows():
-    assert {("attention_collapse", NAME), ("stalled_training", "")} <= serious(attending(grown, skill=lambda step: 0.01))
+    told = serious(attending(grown, skill=lambda step: 0.01))
+    assert {("attention_collapse", NAME), ("stalled_training", "")} <= told

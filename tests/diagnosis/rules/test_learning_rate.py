@@ -69,6 +69,10 @@ def test_the_remedy_has_the_rate_at_hand_and_goes_further_where_steps_were_longe
         assert (remedy.change, remedy.value) == (Change.LOWER_LEARNING_RATE, pytest.approx(value))
 
 
+def test_a_plateau_at_the_start_is_no_failure_yet():
+    assert HIGH not in serious(history(loss=stuck, steps=50, seen=steps_of(0.2)))
+
+
 def test_a_warm_up_is_no_failure_yet():
     assert HIGH not in serious(history(loss=stuck, seen=steps_of(0.2), rate=lambda step: 1e-3 * (step + 1)))
 
