@@ -95,6 +95,10 @@ class PathologyDetector(Observer):
     warns once and disables itself, on all ranks at the next sample. The one exception is ``torch.compile``: a compiled
     network has no hooks, so sampled steps run uncompiled, whose roundings differ from those of compiled code.
 
+    Of the training loop itself it sees, without a threshold to choose, gradients that are not cleared, modules that are
+    trained in evaluation mode, parameters in no optimizer, replicas that differ, updates that are lost, a learning rate
+    of zero, schedules that are counted in one unit and stepped in another, and a gradient that is zero everywhere.
+
     With several optimizers or manual optimisation there is no one loss that has to fall: rules that need it are silent.
 
     Args:
