@@ -32,8 +32,8 @@ def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
     given to cross-entropy are harmless.
 
     Unusual, and so ``info`` until training fails: a regression loss on bits, one-hot rows (Brier's score is one, and a
-    good one) or small whole numbers from 0 or 1 (which may be counts or ratings), binary cross-entropy after a softmax, and
-    cross-entropy of targets that do not sum to 1, unless some are negative.
+    good one) or small whole numbers from 0 or 1 (which may be counts or ratings), binary cross-entropy after a softmax,
+    and cross-entropy of targets that do not sum to 1, unless some are negative.
     """
     yield from worst_by_layer(
         context,
