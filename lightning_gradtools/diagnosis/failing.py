@@ -13,8 +13,9 @@ _NOISE = 0.1  # standard deviation / level of the loss, from which a fall takes 
 def training_fails(context: RuleContext) -> bool:
     """Say whether values are not finite, the loss runs away, or nothing was learned and nothing is on its way.
 
-    The last is known after :data:`STEPS` steps. Half of the run without having learned more than a little is failing too. A warm-up has time until it is over, and a
-    noisy loss until :data:`NOISY_STEPS`. Without a single loss the answer is no as long as values are finite.
+    The last is known after :data:`STEPS` steps. Half of the run without having learned more than a little is failing
+    too. A warm-up has time until it is over, and a noisy loss until :data:`NOISY_STEPS`. Without a single loss the
+    answer is no as long as values are finite.
     """
     if context.nonfinite or _diverges(context):
         return True
