@@ -30,12 +30,12 @@ def training_fails(context: RuleContext) -> bool:
 
 
 def _diverges(context: RuleContext) -> bool:
-    """Say whether the loss is far above that of a constant prediction, and far above where it began."""
-    skills = [each.skill for each in context.history.observations]
-    first = context.history.first_observations[0].skill if context.history.first_observations else None
-    far = _DIVERGED * max(1.0, 1.0 if first is None else 1 - first)
-    return (
-        bool(context.history.losses)
-        and len(skills) > 2
-        and all(skill is not None and 1 - skill > far for skill in skills[-2:])
-    )
+    """Say whether the loss is far above that of a constant prediction, and far above where it was when first known."""
+    history = context.history
+    start = next(((each.step, each.skill) for each in history.first_observations if each.skill is not None), None)
+    if start is None or not history.losses:
+        return False
+    step, skill = start
+    far = _DIVERGED * max(1.0, 1 - skill)
+    later = [each.skill for each in history.observations[-2:] if each.step > step]
+    return len(later) == 2 and all(each is not None and 1 - each > far for each in later)
