@@ -17,7 +17,7 @@ from lightning_gradtools.diagnosis.rule import Rule, RuleContext
 MOST_ROWS = 0.99  # of a batch
 HALF = 0.5
 BEYOND = 0.05  # of the targets, by more than smoothed or noisy labels are
-_MOST_CLASSES = 1000.0
+_LARGEST_CLASS = 50.0  # whole numbers beyond it are more often measured than classes
 _REGRESSION = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
 _OVER_CLASSES = frozenset({"cross_entropy", "nll_loss"})
 _SQUASHES = frozenset({"softmax", "sigmoid"})
@@ -32,8 +32,8 @@ def find_loss_mismatch(context: RuleContext) -> Iterator[Finding]:
     given to cross-entropy are harmless.
 
     Unusual, and so ``info`` until training fails: a regression loss on bits, one-hot rows (Brier's score is one, and a
-    good one) or small whole numbers (which may be counts or ratings), binary cross-entropy after a softmax, and
-    cross-entropy of targets that do not sum to 1, unless some are negative.
+    good one) or small whole numbers from 0 or 1 (which may be counts or ratings), binary cross-entropy after a softmax,
+    and cross-entropy of targets that do not sum to 1, unless some are negative.
     """
     yield from worst_by_layer(
         context,
@@ -206,7 +206,7 @@ def _classes_as_numbers(context: RuleContext, call: LossCall) -> Finding | None:
         kind, share = "0 or 1 each", seen.bits
         advised = "loss = F.binary_cross_entropy_with_logits(logit, target)"
         remedy = Remedy(sentence="For two classes, use binary cross-entropy of the logit.", code=advised)
-    elif call.outputs == 1 and seen.whole > MOST_ROWS and seen.lowest >= 0 and seen.highest < _MOST_CLASSES:
+    elif call.outputs == 1 and seen.whole > MOST_ROWS and 0 <= seen.lowest <= 1 and seen.highest <= _LARGEST_CLASS:
         kind, share = f"whole numbers from {seen.lowest:.0f} to {seen.highest:.0f}", seen.whole
         remedy = classes_remedy(seen.highest)
     else:

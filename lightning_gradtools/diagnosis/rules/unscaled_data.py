@@ -1,5 +1,6 @@
 """Inputs or targets on a scale that the network does not start from."""
 
+import math
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.contract_findings import standardise
@@ -68,7 +69,12 @@ def _targets(context: RuleContext, severity: Severity) -> Iterator[Finding]:
 
 
 def _unusual(scale: float, offset: float) -> tuple[Evidence, str] | None:
-    """Return what is unusual about numbers of this root mean square and of this mean / deviation, if anything is."""
+    """Return what is unusual about numbers of this root mean square and of this mean / deviation, if anything is.
+
+    Of numbers that are not finite nothing is said here.
+    """
+    if not math.isfinite(scale):
+        return None
     if scale > LARGE:
         return Evidence(quantity="root mean square", value=scale, threshold=LARGE), f"of the order of {scale:.3g}"
     if 0 < scale < SMALL:

@@ -72,7 +72,8 @@ def test_classes_as_numbers_are_unusual_until_training_fails(outputs, measures, 
     ("outputs", "measures"),
     [
         (3, {"bits": 1.0, "whole": 1.0, "highest": 1.0}),  # several labels each
-        (1, {"whole": 1.0, "highest": 5000.0}),
+        (1, {"whole": 1.0, "highest": 51.0}),
+        (1, {"whole": 1.0, "lowest": 25.0, "highest": 46.0}),
         (1, {"whole": 1.0, "lowest": -3.0, "highest": 5.0}),
         (1, {"whole": 0.9, "highest": 5.0}),
         (1, {"whole": 1.0, "bits": 1.0, "lowest": 1.0, "highest": 1.0}),

@@ -30,6 +30,7 @@ def severity(run, layer=""):
         ({"scale": 99.0}, False),
         ({"scale": 9e-4}, True),
         ({"scale": 0.0}, False),
+        ({"scale": float("inf"), "offset": float("inf")}, False),  # which another rule names
         ({"scale": 1.0, "offset": 11.0}, True),
         ({"scale": 1.0, "offset": 9.0}, False),
         ({"scale": 200.0, "alike": 1.0}, False),
