@@ -39,7 +39,7 @@ def sampled_scores(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor |
     stride = -(-query.shape[-2] // _QUERIES)
     query, key = query[:_SEQUENCES, ..., ::stride, :], key[:_SEQUENCES]
     scale = given.get("scale") or query.shape[-1] ** -0.5
-    scores: Tensor = scale * query.float() @ key.float().transpose(-2, -1)
+    scores: Tensor = (scale * query.float() @ key.float().transpose(-2, -1)).float()  # autocast has it in half
     if given.get("is_causal"):
         positions = torch.arange(key.shape[-2], device=key.device)
         queries = stride * torch.arange(query.shape[-2], device=key.device)
@@ -71,7 +71,7 @@ def projected_scores(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor
         F.linear(x, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3).float()
         for x, weight, bias in zip(sampled, weights, biases, strict=True)
     ]
-    scores = projected[0] @ projected[1].transpose(-2, -1) * projected[0].shape[-1] ** -0.5
+    scores = (projected[0].shape[-1] ** -0.5 * projected[0] @ projected[1].transpose(-2, -1)).float()
     mask, padding = given.get("attn_mask"), given.get("key_padding_mask")
     if mask is not None:
         mask = mask if mask.dim() == 2 else mask.unflatten(0, (-1, heads))[:_SEQUENCES]

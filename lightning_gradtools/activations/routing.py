@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 CHOICES = frozenset({"topk", "argmax", "max", "softmax", "gumbel_softmax"})
 _LISTS = (nn.ModuleList, nn.ModuleDict)
@@ -181,7 +182,9 @@ class Routing:
 def _are_alike(members: list[nn.Module]) -> bool:
     if len(members) < 2 or any(type(each) is not type(members[0]) for each in members):
         return False
-    shapes = [[weight.shape for weight in each.parameters()] for each in members]
+    if any(is_lazy(weight) for weight in members[0].parameters()):
+        return False
+    shapes = [[None if is_lazy(weight) else weight.shape for weight in each.parameters()] for each in members]
     return bool(shapes[0]) and all(each == shapes[0] for each in shapes)
 
 
@@ -189,8 +192,12 @@ def _slices(module: nn.Module) -> int:
     """Return the number of experts whose weights are slices of those of ``module``, 0 if there are none."""
     if type(module).__module__.startswith("torch."):
         return 0
-    sizes = {len(weight) for weight in module.parameters(recurse=False) if weight.dim() == 3}
+    sizes = {len(weight) for weight in _sliced(module)}
     return sizes.pop() if len(sizes) == 1 and min(sizes) > 1 else 0
+
+
+def _sliced(module: nn.Module) -> list[Tensor]:
+    return [each for each in module.parameters(recurse=False) if not is_lazy(each) and each.dim() == 3]
 
 
 def _around(modules: Mapping[str, nn.Module], path: str, group: nn.Module) -> str | None:
@@ -198,7 +205,7 @@ def _around(modules: Mapping[str, nn.Module], path: str, group: nn.Module) -> st
     if isinstance(group, _LISTS):
         inside = {id(weight) for weight in group.parameters()}
     else:
-        inside = {id(weight) for weight in group.parameters(recurse=False) if weight.dim() == 3}
+        inside = {id(weight) for weight in _sliced(group)}
     for outer in (path, *_outwards(path)):
         if outer in modules and any(id(weight) not in inside for weight in modules[outer].parameters()):
             return outer

@@ -100,6 +100,20 @@ def test_however_it_is_written_its_heads_are_seen(way):
     torch.testing.assert_close(found, by_definition(q @ k.transpose(2, 3) / 2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("way", ["fused", "function", "torch's own"])
+def test_under_autocast_they_are_seen_in_single_precision(way, dtype):
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"a": nn.MultiheadAttention(8, 2) if way == "torch's own" else Attention(way)})
+    x = torch.randn(4, 6, 8)
+    tap = StepTap(dict(net.named_modules()))
+    with tap, torch.autocast("cpu", dtype):
+        net.a(x, x, x) if way == "torch's own" else net.a(x)
+    (found,) = tap.heads["a"]
+    assert found.dtype == torch.float32
+    assert ((found[1] > 0.5) & (found[1] <= 1.001)).all()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("sizes", [{}, {"kdim": 5}], ids=["one projection", "three projections"])
 def test_the_heads_of_torch_s_own_module_are_seen(sizes, masked):

@@ -186,6 +186,22 @@ def test_members_of_different_shapes_are_no_experts():
     assert tapped(net, torch.randn(ROWS, 3)).routed == []
 
 
+def test_weights_whose_sizes_are_not_known_yet_are_no_experts():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.layers = nn.ModuleList(nn.LazyLinear(3) for _ in range(EXPERTS))
+            self.weight = nn.UninitializedParameter()
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(self.first(x))
+            return x
+
+    assert tapped(nn.Sequential(Lazy()), torch.randn(ROWS, 3)).routed == []
+
+
 def test_activations_of_experts_are_not_watched_and_others_are():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), Mixture(top_1))
     assert [site.name for site in tapped(net, torch.randn(ROWS, 3)).activations() if site.function == "relu"] == ["1"]

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.observation import AttentionObservation, Observation, persists
+from lightning_gradtools.diagnosis.observation import AttentionObservation, History, Observation, persists
+from lightning_gradtools.diagnosis.progress import Progress
 from lightning_gradtools.diagnosis.remedies import WARM_UP, lower_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
@@ -12,6 +13,8 @@ LOGIT = 15.0  # e^15 is three million times the weight of a key with logit 0
 GROWTH = 5.0  # times the head's largest logit when it was first seen
 ENTROPY = 0.6  # of a row, over that of equal weights; at the start it is 0.9 and more
 LIMIT = 100.0  # where Kimi K2 cuts logits (QK-Clip, arXiv:2507.20534)
+LITTLE, LITTLE_YET = 0.1, 0.05  # learned, as a share of what there is; the latter while the loss still falls
+UNMOVED = 0.02  # fall of the loss since the start, where the loss of a constant prediction is not known
 _NEEDED = 3  # observations in a row
 _STEPS = 40  # of the run, before which no network has learned much
 
@@ -25,13 +28,15 @@ def find_attention_collapse(context: RuleContext) -> Iterator[Finding]:
     """Heads whose largest logit is many times that of the first sample, whose rows are sharp, and for some time.
 
     Healthy attention may be sharp, and its logits grow as it learns what to look at. So both must hold while the run
-    has learned next to nothing. While it learns, logits over :data:`LIMIT` are worth an ``info``.
+    has learned next to nothing. Otherwise logits over :data:`LIMIT` are worth an ``info``.
 
     Sources: Zhai et al. 2023, arXiv:2303.06296; Wortsman et al. 2023, arXiv:2309.14322.
     """
     history, going = context.history, context.progress
     assert going is not None  # a need of this rule
-    stuck = going.nothing_learned() and history.step >= _STEPS
+    stuck = _has_learned_nothing(history, going)
+    if history.step < _STEPS:
+        return
     first = _first_logits(context)
     for layer in context.latest.attention:
         bound = LOGIT if stuck else LIMIT
@@ -65,9 +70,15 @@ def find_attention_collapse(context: RuleContext) -> Iterator[Finding]:
             message=(
                 f"the attention logits of {layer.name}, head{'s' if many else ''} {names} of {len(layer.logits)}, have"
                 f" grown to {logit:.3g}: a query attends to hardly more than one key"
-                + (", and nothing is learned" if stuck else ", though the loss still falls")
+                + (", and next to nothing is learned" if stuck else ", though the run has learned")
             ),
         )
+
+
+def _has_learned_nothing(history: History, going: Progress) -> bool:
+    if history.baseline_loss() is None and history.skill() is None:
+        return going.gain < UNMOVED and not going.improving
+    return going.gain < (LITTLE_YET if going.improving else LITTLE)
 
 
 def _first_logits(context: RuleContext) -> Mapping[str, tuple[float, ...]]:

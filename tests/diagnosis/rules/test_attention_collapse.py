@@ -43,6 +43,19 @@ def test_sharp_heads_of_a_run_that_learns_are_healthy():
     assert collapsed(attending(grown, loss=falling)) == {}
 
 
+def test_where_the_baseline_is_not_known_the_loss_must_not_have_moved_at_all():
+    """An ELBO falls from 326 to 301 and has then learned all there is."""
+
+    def settled(step):
+        return 301 + 25 * 0.7**step
+
+    (finding,) = collapsed(attending(grown, loss=lambda step: 300.0)).values()
+    assert str(finding.severity) == "warning"
+    assert collapsed(attending(grown, loss=settled)) == {}
+    (finding,) = collapsed(attending(grown, loss=settled, skill=lambda step: 0.04)).values()
+    assert str(finding.severity) == "warning"
+
+
 def test_logits_beyond_all_bounds_are_worth_an_info_while_it_learns():
     (finding,) = collapsed(attending(lambda step: (1.0 + 4 * step, 1.0), loss=falling)).values()
     assert str(finding.severity) == "info"

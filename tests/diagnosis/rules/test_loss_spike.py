@@ -32,8 +32,8 @@ def test_a_loss_is_compared_with_those_before_it():
 
 
 def test_steps_close_together_are_one_spike_and_do_not_hide_one_another():
-    losses = [(step, noise(step) + (100.0 if step in (150, 151, 152, 180) else 0.0)) for step in range(200)]
-    assert [(each.step, each.count) for each in spikes(losses)] == [(150, 3), (180, 1)]
+    losses = [(step, noise(step) + (100.0 if 150 <= step < 157 or step == 180 else 0.0)) for step in range(200)]
+    assert [(each.step, each.count) for each in spikes(losses)] == [(150, 7), (180, 1)]
 
 
 def test_before_half_a_window_nothing_sticks_out():
