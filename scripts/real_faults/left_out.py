@@ -3,7 +3,7 @@
 LEFT_OUT = {
     "31627380": "softmax over two classes with categorical cross-entropy, which the patch takes out, is no fault",
     "33969059": "the record itself says that no patch helps: targets of 1e4 and dropout on two units stay",
-    "39810655": "the loss stays cross-entropy; only the encoding of its targets changes, which PyTorch takes either way",
+    "39810655": "the loss stays; only the encoding of its targets changes, of which PyTorch takes both",
     "41327601": "the record itself says that the program is worse once patched",
     "41372874": "the record itself says that nothing is wrong",
     "41947039": "the record has no patch",

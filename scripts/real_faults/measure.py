@@ -34,12 +34,13 @@ class Witness(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self.losses.append(float(loss.detach()))
-        self._look(trainer.global_step)
+        self.look(trainer.global_step)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._look(trainer.global_step)
+        self.look(trainer.global_step)
 
-    def _look(self, step: int) -> None:
+    def look(self, step: int) -> None:
+        """Note what is found at ``step``."""
         for finding in self._detector.findings:
             if str(finding.severity) in SERIOUS:
                 said = finding.as_dict()
@@ -71,11 +72,16 @@ def run(program: Program, which: str, seed: int) -> dict[str, Any]:
             default_root_dir=folder,
             callbacks=[detector, witness],
         )
-        trainer.fit(module, loader)
+        error = ""
+        try:
+            trainer.fit(module, loader)
+        except RuntimeError as raised:  # as PyTorch's losses do of NaN; what was said before counts
+            error = str(raised)
+            witness.look(trainer.global_step)
     module.eval()
     with torch.no_grad():
         score = program.score(module(data.inputs), data.wanted)
-    last = witness.losses[-max(1, len(witness.losses) // 10) :]
+    last = witness.losses[-max(1, len(witness.losses) // 10) :] or [math.nan]
     return {
         "program": program.name,
         "twin": which,
@@ -84,6 +90,7 @@ def run(program: Program, which: str, seed: int) -> dict[str, Any]:
         "loss": finite(sum(last) / len(last)),
         "steps": len(witness.losses),
         "seconds": time.perf_counter() - began,
+        "error": error,
         "disabled": detector.failure,
         "findings": list(witness.seen.values()),
     }

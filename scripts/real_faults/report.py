@@ -32,6 +32,13 @@ class Verdict:
     gain: float
 
 
+COLUMNS: tuple[tuple[str, Callable[[Verdict], bool]], ...] = (
+    ("detected", lambda each: each.detected),
+    ("diagnosed", lambda each: each.diagnosed),
+    ("flagged on repaired", lambda each: each.flagged),
+)
+
+
 def verdict(program: str, labels: frozenset[Label], faulty: Run, repaired: Run) -> Verdict:
     return Verdict(
         program=program,
@@ -68,16 +75,11 @@ def comparison(title: str, programs: Sequence[Program], found: Sequence[Verdict]
     """Return the table of all tools on programs of DeepFD's benchmark, or of ours alone on others."""
     names = {each.name for each in programs}
     ours = [each for each in found if each.program in names]
-    columns: list[tuple[str, Callable[[Verdict], bool]]] = [
-        ("detected", lambda each: each.detected),
-        ("diagnosed", lambda each: each.diagnosed),
-        ("flagged on repaired", lambda each: each.flagged),
-    ]
     known = all(each.source is Source.DEEPFD for each in programs)
     tools = TOOLS if known else ()
     lines = [f"{title}: {len(programs)} programs", "", row("", *tools, OURS), row(*["---"] * (len(tools) + 2))]
     posts = [each.post for each in programs]
-    for column, (name, said) in enumerate(columns):
+    for column, (name, said) in enumerate(COLUMNS):
         theirs = [published(posts, tool, column) if column < 2 else "not reported" for tool in range(len(tools))]
         lines.append(row(name, *theirs, share([said(each) for each in ours])))
     return "\n".join(lines)
@@ -104,7 +106,7 @@ def program_row(program: Program, runs: Sequence[Run], found: Sequence[Verdict])
         program.name,
         program.half,
         ", ".join(sorted(map(str, program.labels))),
-        *(f"{sum(values)}/{len(mine)}" for values in zip(*[(v.detected, v.diagnosed, v.flagged) for v in mine])),
+        *(f"{sum(said(each) for each in mine)}/{len(mine)}" for _, said in COLUMNS),
         f"{mean([run['score'] for run in faulty]):.2f} → {mean([run['score'] for run in repaired]):.2f}",
         said,
         ", ".join(kinds) or "–",

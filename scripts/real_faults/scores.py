@@ -14,6 +14,11 @@ def accuracy(outputs: Tensor, wanted: Tensor) -> float:
     return float((said == wanted.reshape(len(said)).long()).double().mean())
 
 
+def logit_accuracy(outputs: Tensor, wanted: Tensor) -> float:
+    """Return the share of rows whose class is right, where one output above zero says class 1."""
+    return accuracy(outputs.sigmoid() if outputs.shape[1] == 1 else outputs, wanted)
+
+
 def one_hot_accuracy(outputs: Tensor, wanted: Tensor) -> float:
     """Return the share of rows whose largest output is where the largest of the wanted row is."""
     return float((outputs.argmax(dim=1) == wanted.argmax(dim=1)).double().mean())

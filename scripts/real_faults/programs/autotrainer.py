@@ -12,7 +12,7 @@ from torch import nn
 
 from real_faults import keras
 from real_faults.program import Data, Label, Program, Source, Twin, labels
-from real_faults.scores import accuracy
+from real_faults.scores import logit_accuracy
 
 LINK = "https://github.com/DeepDiagnosis/ICSE2022"
 UNITS = 5
@@ -38,22 +38,20 @@ def blobs() -> Data:
 def _twin(
     data: Callable[[], Data], hidden: Callable[[], nn.Module], depth: int, initializer: str = "he_uniform"
 ) -> Twin:
-    outputs, last, loss = (1, nn.Sigmoid, nn.BCELoss) if data is circles else (3, None, nn.CrossEntropyLoss)
+    outputs, loss = (1, nn.BCEWithLogitsLoss) if data is circles else (3, nn.CrossEntropyLoss)
     return Twin(
         network=keras.network(
-            (2, *(UNITS,) * depth, outputs), hidden, last, initializer=(*(initializer,) * depth, "he_uniform")
+            (2, *(UNITS,) * depth, outputs), hidden, initializer=(*(initializer,) * depth, "he_uniform")
         ),
         loss=loss,
         optimizer=keras.adam(),
         data=data,
         batch_size=128 if data is circles else 256,
-        epochs=100 if data is circles else 200,
+        epochs=60 if data is circles else 120,
     )
 
 
-def _program(
-    name: str, data: Callable[[], Data], hidden: Callable[[], nn.Module], depth: int, **more: str
-) -> Program:
+def _program(name: str, data: Callable[[], Data], hidden: Callable[[], nn.Module], depth: int, **more: str) -> Program:
     wrong = {Label.ACTIVATION, Label.LAYERS} | ({Label.INITIALIZATION} if more else set())
     return Program(
         name=f"at-{name}",
@@ -61,7 +59,7 @@ def _program(
         labels=labels(*wrong),
         faulty=_twin(data, hidden, depth, **more),
         repaired=_twin(data, nn.Tanh, 5),
-        score=accuracy,
+        score=logit_accuracy,
         link=LINK,
     )
 

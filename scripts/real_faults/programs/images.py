@@ -1,14 +1,16 @@
 """Programs of DeepFD's benchmark with convolutions."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from real_faults import keras
-from real_faults.data import PIXEL, digits
+from real_faults.data import digits
 from real_faults.keras import convolution, dense
 from real_faults.program import Data, Label, Program, Source, Twin, labels
-from real_faults.scores import accuracy, bits
+from real_faults.scores import accuracy, bits, logit_accuracy
 
 POST = "https://stackoverflow.com/questions/"
 GREY = 255
@@ -54,13 +56,13 @@ def life() -> Data:
     return Data(inputs=padded, targets=alive.float())
 
 
-def one_in_three_convolutions(outputs: int, last: nn.Module | None) -> nn.Module:
+def one_in_three_convolutions(outputs: int) -> nn.Module:
     layers: list[nn.Module] = []
     channels = (3, 8, 8, 16)
-    for before, after in zip(channels[:-1], channels[1:], strict=True):
+    for before, after in pairwise(channels):
         layers += [convolution(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Flatten(), dense(64, 32), nn.ReLU(), nn.Dropout(0.5), dense(32, outputs)]
-    return nn.Sequential(*layers, *([last] if last else []))
+    return nn.Sequential(*layers)
 
 
 def two_linear_convolutions() -> nn.Module:
@@ -199,7 +201,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=lambda: digits(images=True),
             batch_size=32,
-            epochs=10,
+            epochs=6,
         ),
         score=accuracy,
         link=f"{POST}59325381",
@@ -210,24 +212,25 @@ PROGRAMS = [
         source=Source.DEEPFD,
         labels=labels(Label.EPOCHS, Label.LEARNING_RATE, Label.ACTIVATION, Label.LOSS, Label.LAYERS),
         faulty=Twin(
-            network=lambda: one_in_three_convolutions(1, nn.Sigmoid()),
-            loss=nn.BCELoss,
+            network=lambda: one_in_three_convolutions(1),
+            loss=nn.BCEWithLogitsLoss,
             optimizer=keras.rmsprop(),
             data=lambda: three_damages(one_column=True),
             batch_size=16,
-            epochs=10,
+            epochs=5,
         ),
         repaired=Twin(
-            network=lambda: one_in_three_convolutions(3, None),
+            network=lambda: one_in_three_convolutions(3),
             loss=nn.CrossEntropyLoss,
             optimizer=keras.rmsprop(),
             data=lambda: three_damages(one_column=False),
             batch_size=16,
-            epochs=20,
+            epochs=10,
         ),
-        score=accuracy,
+        score=logit_accuracy,
         link=f"{POST}50079585",
-        note="Images of 16 × 16 and a quarter of the widths; the rate stays, which the patch says matters little.",
+        note="Images of 16 × 16, a quarter of the widths, half of the epochs; the rate stays, which the record says matters "
+        "little. Sigmoid and loss are one, because PyTorch refuses a target of 2 where they are two.",
     ),
     Program(
         name="so-47352366",
@@ -239,7 +242,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=lambda: digits(images=True),
             batch_size=50,
-            epochs=8,
+            epochs=6,
         ),
         repaired=Twin(
             network=lambda: biased_convolutions(None),
@@ -247,7 +250,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=lambda: digits(images=True),
             batch_size=50,
-            epochs=16,
+            epochs=12,
         ),
         score=accuracy,
         link=f"{POST}47352366",
@@ -263,7 +266,7 @@ PROGRAMS = [
             optimizer=keras.sgd(0.1, momentum=0.9),
             data=lambda: digits(images=True),
             batch_size=32,
-            epochs=8,
+            epochs=5,
         ),
         repaired=Twin(
             network=doubled_convolutions,
@@ -271,7 +274,7 @@ PROGRAMS = [
             optimizer=keras.sgd(0.01, momentum=0.9),
             data=lambda: digits(images=True),
             batch_size=32,
-            epochs=8,
+            epochs=5,
         ),
         score=accuracy,
         link=f"{POST}37624102",
@@ -319,7 +322,7 @@ PROGRAMS = [
             optimizer=keras.adam(0.01),
             data=life,
             batch_size=32,
-            epochs=40,
+            epochs=25,
         ),
         score=bits,
         link="https://github.com/Wardat-ISU/DeepLocalize",

@@ -55,9 +55,9 @@ def person_features() -> Data:
 def collisions() -> Data:
     """Return 31 columns of an event, energies in GeV and -999 where one was not measured, and its weight."""
     scales = (120.0, 50.0, 80.0, 58.0, 2.4, 370.0, 0.8, 2.4, 19.0, 158.0, 1.4) * 3
-    data = binary(1400, (0.0,) * 31, (1.0,) * 31)
+    data = binary(700, (0.0,) * 31, (1.0,) * 31)
     inputs = (data.inputs.abs() + 0.1) * torch.tensor(scales[:31])
-    missing = torch.rand(1400, 31) < torch.tensor(([0.0] * 4 + [0.7] * 3) * 4 + [0.0] * 3)
+    missing = torch.rand(700, 31) < torch.tensor(([0.0] * 4 + [0.7] * 3) * 4 + [0.0] * 3)
     return Data(inputs=torch.where(missing, torch.tensor(-999.0), inputs), targets=data.targets)
 
 
@@ -84,10 +84,10 @@ PROGRAMS = [
         repaired=Twin(
             network=keras.network((2, 4, 1), nn.Sigmoid, nn.Sigmoid),
             loss=nn.MSELoss,
-            optimizer=keras.adam(0.02),
+            optimizer=keras.adam(0.03),
             data=lambda: exclusive_or(XOR),
             batch_size=4,
-            epochs=1500,
+            epochs=1000,
         ),
         score=accuracy,
         link=f"{POST}31556268",
@@ -96,9 +96,7 @@ PROGRAMS = [
     Program(
         name="so-34311586",
         source=Source.DEEPFD,
-        labels=labels(
-            Label.LEARNING_RATE, Label.ACTIVATION, Label.INITIALIZATION, Label.EPOCHS, Label.BATCH_SIZE
-        ),
+        labels=labels(Label.LEARNING_RATE, Label.ACTIVATION, Label.INITIALIZATION, Label.EPOCHS, Label.BATCH_SIZE),
         faulty=Twin(
             network=keras.network((2, 2, 3, 1), nn.Sigmoid, keras.softmax, initializer="uniform"),
             loss=nn.MSELoss,
@@ -153,7 +151,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=identity_codes,
             batch_size=10,
-            epochs=20,
+            epochs=14,
         ),
         repaired=Twin(
             network=keras.network((3, 12, 3, 1), nn.ReLU, nn.Sigmoid, initializer="uniform"),
@@ -161,7 +159,7 @@ PROGRAMS = [
             optimizer=keras.adam(0.01),
             data=lambda: with_standardised(identity_codes()),
             batch_size=10,
-            epochs=20,
+            epochs=14,
         ),
         score=accuracy,
         link=f"{POST}39525358",
@@ -230,10 +228,10 @@ PROGRAMS = [
         repaired=Twin(
             network=keras.network((1, 1, 1), nn.Sigmoid, nn.Sigmoid, initializer=("glorot_uniform", "normal")),
             loss=nn.BCELoss,
-            optimizer=keras.adam(0.02),
+            optimizer=keras.adam(0.03),
             data=lambda: with_standardised(one_wide_feature()),
             batch_size=200,
-            epochs=250,
+            epochs=150,
         ),
         score=accuracy,
         link=f"{POST}45442843",
@@ -250,7 +248,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=packets,
             batch_size=5,
-            epochs=15,
+            epochs=10,
         ),
         repaired=Twin(
             network=keras.network((11, 12, 12, 1), nn.ReLU, nn.Sigmoid, initializer="normal"),
@@ -258,7 +256,7 @@ PROGRAMS = [
             optimizer=keras.adam(),
             data=lambda: with_standardised(packets()),
             batch_size=5,
-            epochs=25,
+            epochs=15,
         ),
         score=accuracy,
         link=f"{POST}44066044",
@@ -310,7 +308,7 @@ PROGRAMS = [
         ),
         score=accuracy,
         link=f"{POST}41600519",
-        note="A fifth of the rows and of the widths.",
+        note="A tenth of the rows and a fifth of the widths.",
     ),
     Program(
         name="so-34673164",

@@ -37,7 +37,7 @@ CLEARED = Twin(
     optimizer=keras.adam(),
     data=digits,
     batch_size=32,
-    epochs=8,
+    epochs=6,
     module=GradientsCleared,
 )
 ALL_TRAINED = Twin(
@@ -46,7 +46,7 @@ ALL_TRAINED = Twin(
     optimizer=keras.adam(0.005),
     data=digit_images,
     batch_size=64,
-    epochs=15,
+    epochs=12,
 )
 MADE_AFTER = Twin(
     network=keras.network((64, 64, 10), nn.ReLU),
@@ -72,7 +72,9 @@ PROGRAMS = [
         name="tc-84911",
         source=Source.TRAINCHECK,
         labels=labels(Label.LOOP, Label.LEARNING_RATE, Label.BATCH_SIZE, Label.PREPROCESSING),
-        faulty=replace(ALL_TRAINED, module=AllFrozenButNormalization, optimizer=keras.adam(0.01), batch_size=4, epochs=2),
+        faulty=replace(
+            ALL_TRAINED, module=AllFrozenButNormalization, optimizer=keras.adam(0.01), batch_size=4, epochs=1
+        ),
         repaired=ALL_TRAINED,
         score=accuracy,
         link="https://discuss.pytorch.org/t/obtaining-abnormal-changes-in-loss-and-accuracy/84911",
