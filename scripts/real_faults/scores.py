@@ -19,11 +19,6 @@ def logit_accuracy(outputs: Tensor, wanted: Tensor) -> float:
     return accuracy(outputs.sigmoid() if outputs.shape[1] == 1 else outputs, wanted)
 
 
-def one_hot_accuracy(outputs: Tensor, wanted: Tensor) -> float:
-    """Return the share of rows whose largest output is where the largest of the wanted row is."""
-    return float((outputs.argmax(dim=1) == wanted.argmax(dim=1)).double().mean())
-
-
 def bits(outputs: Tensor, wanted: Tensor) -> float:
     """Return the share of numbers that are on the right side of a half."""
     return float(((outputs > 0.5) == (wanted > 0.5)).double().mean())

@@ -4,7 +4,6 @@ A label is what the faulty network differs in from that one.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from sklearn.datasets import make_blobs, make_circles
@@ -65,16 +64,16 @@ def _program(name: str, data: Callable[[], Data], hidden: Callable[[], nn.Module
 
 
 exponential: Callable[[], nn.Module] = keras.Exponential
-small = partial(dict, initializer="uniform")
+SMALL = {"initializer": "uniform"}
 
 PROGRAMS = [
     _program("circle-0ae2cd88", circles, exponential, 8),
     _program("circle-0eb8d545", circles, exponential, 11),
     _program("circle-5ab0aeda", circles, nn.Sigmoid, 11),
     _program("circle-8e28bdef", circles, nn.ReLU, 16),
-    _program("circle-8de47bdc", circles, nn.ReLU, 8, **small()),
+    _program("circle-8de47bdc", circles, nn.ReLU, 8, **SMALL),
     _program("blob-661b4e86", blobs, exponential, 10),
     _program("blob-2569b90f", blobs, nn.Sigmoid, 11),
     _program("blob-84c77206", blobs, nn.ReLU, 15),
-    _program("blob-384108d9", blobs, nn.ReLU, 8, **small()),
+    _program("blob-384108d9", blobs, nn.ReLU, 8, **SMALL),
 ]
