@@ -74,6 +74,5 @@ PROGRAMS = [
     _program("circle-8de47bdc", circles, nn.ReLU, 8, **SMALL),
     _program("blob-661b4e86", blobs, exponential, 10),
     _program("blob-2569b90f", blobs, nn.Sigmoid, 11),
-    _program("blob-84c77206", blobs, nn.ReLU, 15),
     _program("blob-384108d9", blobs, nn.ReLU, 8, **SMALL),
 ]

@@ -7,7 +7,6 @@ from torch import nn
 
 from real_faults import keras
 from real_faults.data import (
-    as_one_hot,
     binary,
     digits,
     iris,
@@ -34,13 +33,6 @@ def adults() -> Data:
     deviations = (13.6, 1.5, 1.05e5, 3.9, 2.6, 1.5, 4.2, 1.6, 0.8, 0.5, 7385.0, 403.0, 12.0, 7.8)
     data = binary(3000, means, deviations)
     return replace(data, inputs=data.inputs.abs(), targets=data.targets[:, 0].long())
-
-
-def counted(*, classes: int = 69) -> Data:
-    """Return a standard number, and which of so many equal parts it lies in, in a row of 0 and 1."""
-    inputs = torch.randn(2000, 1)
-    ranks = inputs[:, 0].argsort().argsort()
-    return as_one_hot(Data(inputs=inputs, targets=ranks * classes // 2000), classes)
 
 
 def few_digits() -> Data:
@@ -240,51 +232,5 @@ PROGRAMS = [
         score=accuracy,
         link=f"{POST}59278771",
         note="A fifth of the epochs or fewer.",
-    ),
-    Program(
-        name="so-51930566",
-        source=Source.DEEPFD,
-        labels=labels(Label.ACTIVATION),
-        faulty=Twin(
-            network=keras.network((4, 4, 3), nn.ReLU, nn.Sigmoid, initializer="normal"),
-            loss=nn.CrossEntropyLoss,
-            optimizer=keras.adam(),
-            data=lambda: iris(rows=75),
-            batch_size=5,
-            epochs=50,
-        ),
-        repaired=Twin(
-            network=keras.network((4, 4, 3), nn.ReLU, initializer="normal"),
-            loss=nn.CrossEntropyLoss,
-            optimizer=keras.adam(),
-            data=lambda: iris(rows=75, scaled=True),
-            batch_size=5,
-            epochs=50,
-        ),
-        score=accuracy,
-        link=f"{POST}51930566",
-    ),
-    Program(
-        name="so-58609115",
-        source=Source.DEEPFD,
-        labels=labels(Label.LOSS),
-        faulty=Twin(
-            network=keras.network((1, 69, 69, 69), nn.Sigmoid, nn.Sigmoid, initializer="normal"),
-            loss=nn.CrossEntropyLoss,
-            optimizer=keras.adam(),
-            data=counted,
-            batch_size=50,
-            epochs=12,
-        ),
-        repaired=Twin(
-            network=keras.network((1, 69, 69, 69), nn.Sigmoid, nn.Sigmoid, initializer="normal"),
-            loss=nn.BCELoss,
-            optimizer=keras.adam(),
-            data=counted,
-            batch_size=50,
-            epochs=12,
-        ),
-        score=accuracy,
-        link=f"{POST}58609115",
     ),
 ]
