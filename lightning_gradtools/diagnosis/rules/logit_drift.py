@@ -24,8 +24,8 @@ _REMEDIES = (
         code="loss = loss + 1e-4 * logits.logsumexp(-1).square().mean()",
     ),
     Remedy(
-        sentence="Give the output layer weight decay.",
-        code="torch.optim.AdamW([{'params': output.parameters(), 'weight_decay': 0.1}, ...])",
+        sentence="Give the output layer weight decay, in the parameter group that holds it.",
+        code="optimizer.param_groups[-1]['weight_decay'] = 0.1",
     ),
 )
 

@@ -6,10 +6,11 @@ from helpers import large_model_cases as cases
 from helpers.large_model_cases import Drifting, Mixture, Recall, digits_with_outliers, sequences
 from helpers.launcher import launch
 from helpers.pathology_cases import Classification, digits, serious, stack, watch
+from helpers.runs import trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_gradtools import GradientClipping
+from lightning_gradtools import GradientClipping, PathologyDetector
 
 
 def recalled(steps=61, **settings):
@@ -125,3 +126,21 @@ def test_spikes_that_undo_what_was_learned_are_a_warning_and_clipping_has_the_ru
 def test_one_batch_unlike_the_others_is_worth_an_info():
     assert spike(spiked((90,), GradientClipping(max_norm=1.0))) == ["info"]
     assert spike(spiked(())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "data"),
+    [(lambda: Recall(lr=3e-2), sequences), (lambda: Mixture(top=2), digits)],
+    ids=["attention", "experts"],
+)
+def test_weights_are_the_same_bit_by_bit_without_it(module, data):
+    def weights(*callbacks):
+        torch.manual_seed(0)
+        made = module()
+        trainer(*callbacks, max_epochs=-1, max_steps=9).fit(made, data())
+        return torch.cat([weight.detach().reshape(-1) for weight in made.parameters()])
+
+    detector = PathologyDetector(1, table=False)
+    assert torch.equal(weights(), weights(detector))
+    assert detector.failure is None
+    assert any(each.attention or each.routing for each in detector.history.observations)

@@ -1,6 +1,8 @@
 from dataclasses import replace
 
 import pytest
+import torch
+import torch.nn.functional as F
 from helpers.histories import falling, found, history, serious
 
 from lightning_gradtools.diagnosis.observation import AttentionObservation
@@ -36,7 +38,14 @@ def test_logits_that_grow_in_sharp_rows_while_nothing_is_learned():
     assert (logit.value, entropy.value, share.value) == (90.5, 0.05, 0.5)
     assert logit.steps == 71  # from step 20 on
     assert "rms_norm" in finding.remedy[0].code
-    compile(finding.remedy[0].code, "remedy", "exec")
+
+
+def test_the_first_remedy_runs_as_it_stands_and_bounds_the_logits():
+    (finding,) = collapsed(attending(grown)).values()
+    names = {"F": F, "q": 100 * torch.randn(2, 3, 5, 16), "k": 100 * torch.randn(2, 3, 5, 16)}
+    exec(finding.remedy[0].code, names)
+    logits = names["q"] @ names["k"].transpose(-2, -1) / 16**0.5
+    assert logits.abs().max() <= 16**0.5 + 1e-4
 
 
 def test_sharp_heads_of_a_run_that_learns_are_healthy():

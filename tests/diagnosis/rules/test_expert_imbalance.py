@@ -2,7 +2,9 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers.histories import falling, found, history, layers, serious
+from torch import nn
 
 from lightning_gradtools.diagnosis.observation import LayerObservation, RoutingObservation
 
@@ -33,6 +35,19 @@ def test_experts_that_get_nothing():
     assert (dead, largest) == (5 / 8, pytest.approx(8 / 3))
     assert effective == pytest.approx(3 / 8)
     assert finding.evidence[0].steps == 71
+
+
+def test_the_remedies_run_as_they_stand():
+    balance, start, _ = imbalance(routed(lambda i: only(0))).remedy
+    values = []
+    for chosen in (torch.eye(4), torch.eye(4)[[0, 0, 0, 0]]):
+        names = {"loss": torch.tensor(0.0), "n_experts": 4, "chosen": chosen.bool(), "probabilities": chosen}
+        exec(balance.code, names)
+        values.append(names["loss"].item())
+    assert values == pytest.approx([0.01, 0.04])  # least where the load is even
+    router = nn.Linear(64, 8)
+    exec(start.code, {"nn": nn, "router": router})
+    assert router.weight.std().item() == pytest.approx(1e-2, rel=0.2)
 
 
 def test_one_expert_that_gets_most():

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from helpers.histories import falling, found, history, serious
 
 
@@ -21,6 +22,16 @@ def test_logits_that_grow_together():
     assert str(finding.severity) == "warning"
     assert [each.value for each in finding.evidence] == [114.0, 28.5, 22.8]
     assert finding.evidence[0].steps == 31
+
+
+def test_the_remedies_run_as_they_stand():
+    first, second, _ = found(drifting(lambda step: 4.0 + step))["logit_drift", ""].remedy
+    names = {"loss": torch.tensor(1.0), "logits": torch.full((3, 2), 10.0)}
+    exec(first.code, names)
+    assert names["loss"].item() == pytest.approx(1 + 1e-4 * (10 + torch.tensor(2.0).log().item()) ** 2)
+    optimizer = torch.optim.AdamW([{"params": [torch.ones(1)]}, {"params": [torch.ones(1)]}], weight_decay=0.0)
+    exec(second.code, {"optimizer": optimizer})
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.1]
 
 
 @pytest.mark.parametrize(
