@@ -18,6 +18,8 @@ from lightning_gradtools.diagnosis.observation import History
 
 SHORT, LONG, TRANSIENT = 30, 100, 20  # steps
 LATE, LITTLE = 0.5, 0.1  # of the run; learned, as a share of what there is
+VERY_LATE = 0.8  # of the run
+LEAST_PATIENCE, MOST_PATIENCE = 60, 1000  # steps
 FAR = 2.0  # loss of predicting zero / baseline loss, of targets whose mean is beyond their deviation
 _T = 3.0  # standard errors; by chance once in 700 windows
 _LEAST_FALL = 0.01  # of the level, between the halves of a window
@@ -83,14 +85,24 @@ def _gain(history: History, level: float, start: float) -> float:
     return 1 - level / start if start > 0 else math.nan
 
 
+def patience(history: History) -> int:
+    """Return after how many steps without progress a run counts as stuck: a third of it, as far as that is known.
+
+    Networks may stand on a plateau first (parity, weights that start small, a contrastive loss), the longer the longer
+    their training is meant to be; but a thousand steps are worth a word in any run.
+    """
+    third = (history.planned_steps or 0) // 3
+    return min(max(LEAST_PATIENCE, third), MOST_PATIENCE)
+
+
 def too_slow(history: History, going: Progress) -> bool:
-    """Say whether half of the run is over and next to nothing was learned.
+    """Say whether half of the run is over, or four fifths while the loss falls, and next to nothing was learned.
 
     Of targets far from zero the mean is learned first: while the loss comes down from there that is something.
     """
     if going.improving and history.offset() > FAR and going.level < going.start / FAR:
         return False
-    return history.share_done() >= LATE and going.gain < LITTLE
+    return history.share_done() >= (VERY_LATE if going.improving else LATE) and going.gain < LITTLE
 
 
 class _Trend(NamedTuple):

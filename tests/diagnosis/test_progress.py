@@ -3,7 +3,7 @@ import math
 import pytest
 from helpers.histories import falling, history, noise
 
-from lightning_gradtools.diagnosis.progress import progress
+from lightning_gradtools.diagnosis.progress import patience, progress
 
 
 def test_noise_around_a_level_is_no_improvement():
@@ -42,3 +42,10 @@ def test_perfection_from_the_start_is_known_by_its_skill_alone():
 
 def test_too_little_is_known_before_ten_losses():
     assert progress(history(steps=9)) is None
+
+
+@pytest.mark.parametrize(("planned", "steps"), [(None, 60), (100, 60), (300, 100), (1500, 500), (10**6, 1000)])
+def test_a_run_may_stand_on_a_plateau_for_a_third_of_its_steps(planned, steps):
+    made = history()
+    made.planned_steps = planned
+    assert patience(made) == steps

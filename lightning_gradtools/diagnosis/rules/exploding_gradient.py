@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import Observation, persists
-from lightning_gradtools.diagnosis.progress import TRANSIENT
+from lightning_gradtools.diagnosis.progress import TRANSIENT, patience
 from lightning_gradtools.diagnosis.remedies import CLIP_NORM, HE_INIT, WARM_UP, lower_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 WORSE = 2.0  # times the baseline loss
 RUNAWAY = 3.0  # times the loss at the start, where the baseline is not known
+ITS_OWN = 1.2  # times the least of the first losses
 JUMP = 10.0  # times the baseline loss, and that at the start, twice running
 GROWTH = 1e3  # backward, end to end
 
@@ -36,7 +37,9 @@ def _divergence(context: RuleContext) -> Evidence | None:
         return None
     if len(skills) >= 3:
         now, start = going.gain, skills[0]
-        stays = going.steps >= TRANSIENT and not going.improving  # a few first losses cannot tell
+        # A few first losses cannot tell; and one that began high up, as with weights from elsewhere, may take longer.
+        risen = going.level > ITS_OWN * min(history.first_losses)
+        stays = history.step + 1 >= (TRANSIENT if risen else patience(history)) and not going.improving
         worse = WORSE * history.offset()  # than predicting zero, where that is worse than the best constant
         if 1 - now > worse and (stays or 1 - now > worse * max(1.0, 1 - start)):
             steps = persists(history, lambda each: each.skill is not None and 1 - each.skill > worse, 3)
@@ -44,7 +47,7 @@ def _divergence(context: RuleContext) -> Evidence | None:
                 return Evidence(
                     quantity="loss / loss of a constant prediction", value=1 - now, threshold=worse, steps=steps
                 )
-    elif not skills and going.start > 0 and going.level > RUNAWAY * going.start and not going.improving:
+    elif not skills and 0 < RUNAWAY * max(history.first_losses) < going.level and not going.improving:
         return Evidence(
             quantity="loss / loss at the start", value=going.level / going.start, threshold=RUNAWAY, steps=going.steps
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Severity
 from lightning_gradtools.diagnosis.observation import Observation
-from lightning_gradtools.diagnosis.progress import too_slow
+from lightning_gradtools.diagnosis.progress import patience, too_slow
 from lightning_gradtools.diagnosis.remedies import WARM_UP, lower_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 from lightning_gradtools.diagnosis.rules.vanishing_gradient import RATIO, end_to_end
@@ -12,7 +12,6 @@ from lightning_gradtools.diagnosis.updates import LONG_STEP, TOO_LONG_STEP, earl
 
 RISE = 1.5  # times the least of the first losses
 _STEPS = 20  # losses, to know whether the loss has risen
-_PATIENCE = 60  # losses, to know that nothing is learned: networks may stand on a plateau first
 _MAJORITY = 0.5  # of a layer's units
 
 
@@ -26,7 +25,8 @@ def find_learning_rate_too_high(context: RuleContext) -> Iterator[Finding]:
     """
     history = context.history
     collapsed = _has_collapsed(context)
-    failure = _not_finite(context) or _risen(context) or _fruitless(context, _STEPS if collapsed else _PATIENCE)
+    steps = _STEPS if collapsed else patience(history)
+    failure = _not_finite(context) or _risen(context) or _fruitless(context, steps)
     if failure is None or context.latest.learning_rate == 0:
         return
     evidence, what = failure
@@ -76,9 +76,9 @@ def _risen(context: RuleContext) -> tuple[Evidence, str] | None:
     return evidence, f"the loss stands at {going.level:.4g}, {rise:.2g} times what it began with"
 
 
-def _fruitless(context: RuleContext, patience: int) -> tuple[Evidence, str] | None:
+def _fruitless(context: RuleContext, steps: int) -> tuple[Evidence, str] | None:
     history, going = context.history, context.progress
-    if going is None or going.steps < patience or history.warming_up():
+    if going is None or history.step + 1 < steps or history.warming_up():
         return None
     if not (going.nothing_learned() or too_slow(history, going)):
         return None

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.observation import Observation
-from lightning_gradtools.diagnosis.progress import too_slow
+from lightning_gradtools.diagnosis.progress import patience, too_slow
 from lightning_gradtools.diagnosis.remedies import raise_learning_rate
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
 SMALL = 0.5  # change of the weights over the whole run / weights, of the layer that moves most
-_STEPS = 60  # losses, to know whether anything is learned
 
 
 def find_learning_rate_too_low(context: RuleContext) -> Iterator[Finding]:
@@ -22,7 +21,7 @@ def find_learning_rate_too_low(context: RuleContext) -> Iterator[Finding]:
     assert going is not None  # a need of this rule
     if history.planned_steps is None or rate == 0 or history.warming_up():
         return
-    if going.steps < _STEPS or not (going.nothing_learned() or too_slow(history, going)):
+    if history.step + 1 < patience(history) or not (going.nothing_learned() or too_slow(history, going)):
         return
     most = max(history.largest_update.values(), default=0.0) * history.planned_steps
     if not 0 < most < SMALL or _is_blocked(context.latest):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.progress import too_slow
+from lightning_gradtools.diagnosis.progress import patience, too_slow
 from lightning_gradtools.diagnosis.remedies import HE_INIT, NORMALISE, SCALE_INPUTS
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 
@@ -93,7 +93,7 @@ def _first_loss(context: RuleContext) -> Finding | None:
         kind=Kind.POOR_INITIALIZATION,
         layer="",
         step=context.latest.step,
-        severity=_severity(context),
+        severity=_severity(context, patience(context.history)),
         evidence=(
             Evidence(
                 quantity="first loss / loss of a constant prediction",
@@ -109,12 +109,13 @@ def _first_loss(context: RuleContext) -> Finding | None:
     )
 
 
-def _severity(context: RuleContext) -> Severity:
-    going, too_high = context.progress, LOSS * context.history.offset()
+def _severity(context: RuleContext, steps: int = _LOSSES) -> Severity:
+    history, going = context.history, context.progress
+    steps_so_far, too_high = history.step + 1, LOSS * history.offset()
     sick = going is not None and (
-        (going.steps >= _LOSSES and going.nothing_learned() and not context.history.warming_up())
-        or (going.steps >= 2 * _LOSSES and 1 - going.gain > too_high)  # it comes down, from too high up
-        or too_slow(context.history, going)
+        (steps_so_far >= steps and going.nothing_learned() and not history.warming_up())
+        or (steps_so_far >= max(steps, 2 * _LOSSES) and 1 - going.gain > too_high)  # it comes down, from too high up
+        or too_slow(history, going)
     )
     return Severity.WARNING if sick else Severity.INFO
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lightning_gradtools.diagnosis.finding import Change, Evidence, Finding, Kind, Remedy, Severity
-from lightning_gradtools.diagnosis.progress import LATE, LITTLE, Progress, too_slow
+from lightning_gradtools.diagnosis.progress import LATE, LITTLE, Progress, patience, too_slow
 from lightning_gradtools.diagnosis.remedies import (
     lower_learning_rate,
     lower_weight_decay,
@@ -29,9 +29,9 @@ def find_stalled_training(context: RuleContext) -> Iterator[Finding]:
 
     - The weights stand still: at the largest step that it ever took, a layer would change by less than :data:`MOVE`
       of itself in all the steps of the run.
-    - No better than a constant prediction after :data:`_STEPS` steps, and not improving.
+    - No better than a constant prediction after a third of the run (:func:`~..progress.patience`), and not improving.
     - The learning rate has faded in the first quarter of the run, long before half was learned.
-    - Half of the run is over, and next to nothing was learned, though the loss falls.
+    - Half of the run is over, or four fifths if the loss falls, and next to nothing was learned.
 
     A run that has learned and then stands still has converged; it is not in question.
     """
@@ -88,7 +88,7 @@ def _common_path(names: list[str], others: list[str]) -> str:
 
 
 def _no_better_than_baseline(context: RuleContext, going: Progress) -> Finding | None:
-    if going.steps < _STEPS or not going.nothing_learned(LEARNED):
+    if context.history.step + 1 < patience(context.history) or not going.nothing_learned(LEARNED):
         return None
     if going.noise > NOISE * abs(going.level) and len(context.history.losses) < _NOISY_STEPS:
         return None
