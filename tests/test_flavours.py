@@ -82,7 +82,8 @@ def test_what_the_detector_finds_reaches_tensorboard_as_text(flavour, tmp_path):
     detector = ours.PathologyDetector(every_n_steps=1, on_warning="log", on_critical="log")
     logger = flavour.part("loggers.TensorBoardLogger")(tmp_path)
     flavour.fit(flavour.module(configure_optimizers=far_too_fast), detector, logger=logger, max_epochs=6)
-    assert [each.kind.value for each in detector.findings] == ["nonfinite"]
+    assert {each.kind.value for each in detector.findings} == {"learning_rate_too_high", "nonfinite"}
+    assert [each.kind.value for each in detector.roots()] == ["learning_rate_too_high"]
     events = EventAccumulator(logger.log_dir)
     events.Reload()
     assert "diagnosis/findings/text_summary" in events.Tags()["tensors"]

@@ -125,14 +125,19 @@ STRATEGIES: dict[str, tuple[Callable[[], Strategy], type[Regression]]] = {
 
 
 def train(
-    *callbacks: Callback, site: Site | None = None, seen: set | None = None, strategy: str | None = None
+    *callbacks: Callback,
+    site: Site | None = None,
+    seen: set | None = None,
+    strategy: str | None = None,
+    **settings: Any,
 ) -> Outcome:
     """Fit six steps, with ``site`` raising, on one process or with a strategy on two."""
     torch.manual_seed(0)
     make, kind = STRATEGIES[strategy] if strategy else (None, Regression)
     module = kind(optimizer=torch.optim.SGD, lr=0.01)
-    settings = {"devices": 2, "use_distributed_sampler": False, "enable_progress_bar": False} if make else {}
-    run = trainer(*callbacks, **({"strategy": make()} if make else {}), **settings)
+    if make:
+        settings |= {"devices": 2, "use_distributed_sampler": False, "enable_progress_bar": False, "strategy": make()}
+    run = trainer(*callbacks, **settings)
     data = batches(6)
     if dist.is_initialized():
         data = [(x[dist.get_rank() :: 2], y[dist.get_rank() :: 2]) for x, y in data]
