@@ -20,8 +20,9 @@ RULES = _rules_of_this_folder()
 def diagnose(history: History, rules: Sequence[Rule] = RULES) -> list[Finding]:
     """Return what ``rules`` find in ``history``, causes before consequences.
 
-    While values are not finite no other number means anything: a NaN is not above zero, and so looks dead. That rule is
-    the first one, and exclusive.
+    While values are not finite no number of that time means anything: a NaN is not above zero, and so looks dead. That
+    rule is exclusive. Before it are those that rest on what came earlier: the contracts of the first steps, and the
+    learning rate, from which a NaN may follow.
 
     Args:
         history: what is known of the run.
