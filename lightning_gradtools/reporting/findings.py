@@ -60,7 +60,9 @@ def advice(remedy: Remedy) -> str:
 
 
 def _consequences(root: Finding, findings: Sequence[Finding]) -> list[str]:
-    """Return a line for each kind of finding that follows from ``root``."""
+    """Return a line for each kind of finding that follows from ``root``, which may be resolved and have none."""
+    if root.resolved_at is not None:
+        return []
     kinds: dict[str, list[Finding]] = {}
     for each in findings:
         if each.resolved_at is None and each.cause == (root.kind, root.layer):

@@ -96,8 +96,8 @@ def test_after_what_an_exclusive_rule_finds_no_other_is_asked():
 
 def test_rules_are_asked_for_causes_before_consequences():
     known = [
-        "nonfinite",
         "poor_initialization",
+        "nonfinite",
         "no_gradient",
         "dead_relu",
         "saturated_activation",

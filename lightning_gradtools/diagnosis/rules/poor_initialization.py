@@ -6,6 +6,7 @@ from lightning_gradtools.diagnosis.finding import Evidence, Finding, Kind, Remed
 from lightning_gradtools.diagnosis.progress import patience, too_slow
 from lightning_gradtools.diagnosis.remedies import HE_INIT, NORMALISE, SCALE_INPUTS
 from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
+from lightning_gradtools.diagnosis.rules.vanishing_gradient import RATIO, end_to_end
 
 SIGNAL = 1e3  # largest over smallest deviation over samples of the layers' outputs
 LOSS = 10.0  # times the baseline loss
@@ -68,7 +69,7 @@ def _signal(context: RuleContext) -> Finding | None:
         kind=Kind.POOR_INITIALIZATION,
         layer=low if dies else high,
         step=context.latest.step,
-        severity=_severity(context),
+        severity=Severity.INFO if dies and _vanishes(context) else _severity(context),
         evidence=(
             Evidence(
                 quantity="largest / smallest deviation over samples",
@@ -109,9 +110,16 @@ def _first_loss(context: RuleContext) -> Finding | None:
     )
 
 
+def _vanishes(context: RuleContext) -> bool:
+    """Say whether the gradient has died out at first too: by the same factors, which the vanishing gradient tells."""
+    return end_to_end(context.history.first_observations[0]) < RATIO
+
+
 def _severity(context: RuleContext, steps: int = _LOSSES) -> Severity:
     history, going = context.history, context.progress
     steps_so_far, too_high = history.step + 1, LOSS * history.offset()
+    if context.nonfinite and context.nonfinite[0].direction != "input data":
+        return Severity.CRITICAL  # what began far out has left the range of numbers
     sick = going is not None and (
         (steps_so_far >= steps and going.nothing_learned() and not history.warming_up())
         or (steps_so_far >= max(steps, 2 * _LOSSES) and 1 - going.gain > too_high)  # it comes down, from too high up
@@ -126,7 +134,7 @@ def _remedies(_: RuleContext) -> tuple[Remedy, ...]:
 
 RULE = Rule(
     kind=Kind.POOR_INITIALIZATION,
-    order=10,
+    order=-5,  # before non-finite values, which may follow from it
     needs=frozenset({Need.OBSERVATIONS, Need.FIRST_STEP}),
     find=find_poor_initialization,
     remedies=_remedies,

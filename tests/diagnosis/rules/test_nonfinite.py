@@ -5,7 +5,7 @@ from helpers.histories import falling, found, history, layers
 
 from lightning_gradtools.diagnosis import Kind, Severity
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
-from lightning_gradtools.diagnosis.observation import History, NonfiniteEvent, Observation
+from lightning_gradtools.diagnosis.observation import ActivationObservation, History, NonfiniteEvent, Observation
 from lightning_gradtools.diagnosis.rules import diagnose
 
 
@@ -32,11 +32,21 @@ def test_it_says_where_until_it_is_over():
     assert not found(made)
 
 
-def test_no_other_rule_is_asked_meanwhile():
-    made = broken(skill=lambda step: -50.0)
+def test_no_rule_behind_it_is_asked_meanwhile():
+    def dead(step):
+        return (ActivationObservation("a", "relu", units=32, dead=32, samples=999),)
+
+    made = broken(activations=dead)
     assert set(found(made)) == {("nonfinite", "net.3")}
     made.nonfinite.clear()
-    assert set(found(made)) == {("poor_initialization", "")}
+    assert ("dead_relu", "a") in found(made)
+
+
+@pytest.mark.parametrize(("direction", "severity"), [("forward", "critical"), ("input data", "info")])
+def test_weights_that_begin_far_out_are_what_it_follows_from(direction, severity):
+    made = broken(skill=lambda step: -50.0, direction=direction)
+    assert str(found(made)["poor_initialization", ""].severity) == severity
+    assert ("nonfinite", "net.3") in found(made)
 
 
 def test_a_second_event_is_counted_and_the_first_one_stays_what_was_found():
