@@ -10,7 +10,10 @@ from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 from lightning_gradtools.diagnosis.rules.vanishing_gradient import RATIO, end_to_end
 from lightning_gradtools.diagnosis.updates import LONG_STEP, TOO_LONG_STEP, early_update, typical_update
 
-RISE = 1.5  # times the least of the first losses
+RISE, FAR_UP = (
+    1.5,
+    3.0,
+)  # times the least of the first losses: in time, and at once, where noise of batches may be large
 _STEPS = 20  # losses, to know whether the loss has risen
 _MAJORITY = 0.5  # of a layer's units
 
@@ -72,6 +75,8 @@ def _risen(context: RuleContext) -> tuple[Evidence, str] | None:
     if not 0 < RISE * least < going.level:
         return None
     rise = going.level / least
+    if rise < FAR_UP and history.step + 1 < patience(history):
+        return None
     evidence = Evidence(quantity="loss / least of the first losses", value=rise, threshold=RISE, steps=going.steps)
     return evidence, f"the loss stands at {going.level:.4g}, {rise:.2g} times what it began with"
 

@@ -39,6 +39,14 @@ def test_a_loss_that_stands_above_its_own_beginning_is_a_failure_whatever_was_le
     assert "the learning rate of 0.1 is too high" in message
 
 
+@pytest.mark.parametrize(("level", "steps", "sick"), [(2.0, 30, False), (2.0, 70, True), (4.0, 30, True)])
+def test_a_small_rise_may_be_the_noise_of_batches_at_first(level, steps, sick):
+    def loss(step):
+        return (1.0 if step < 5 else level) + 0.01 * noise(step)
+
+    assert (HIGH in serious(history(loss=loss, steps=steps, seen=steps_of(0.2), skill=lambda step: 0.5))) == sick
+
+
 def test_first_steps_are_those_that_count():
     late = history(loss=stuck, seen=lambda step: steps_of(0.001 if step < 60 else 0.5)(step))
     assert HIGH not in serious(late)
