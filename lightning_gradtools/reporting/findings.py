@@ -33,6 +33,8 @@ def roots(findings: Sequence[Finding]) -> list[Finding]:
 def console_table(findings: Sequence[Finding]) -> str:
     """Return a table of causes, the worst first: below each what to try, and in a line for each kind what follows.
 
+    Beside what makes the run sick lesser findings have their line alone.
+
     What was resolved comes last. "no findings" if there are none: a head without lines would leave people wondering.
     """
     if not findings:
@@ -45,9 +47,11 @@ def console_table(findings: Sequence[Finding]) -> str:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(5)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(head, widths, strict=False)), head[5]])]
     advised = set()
+    sick = any(each.severity >= Severity.WARNING for each in told)
     for row, finding in zip(rows, told, strict=True):
         lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]))
-        below = [f"-> {advice(remedy)}" for remedy in finding.remedy[:2] if finding.kind not in advised]
+        is_advised = finding.kind not in advised and (finding.severity >= Severity.WARNING or not sick)
+        below = [f"-> {advice(remedy)}" for remedy in finding.remedy[:2] if is_advised]
         lines += [f"{'':{widths[0]}}  {line}" for line in [*below, *_consequences(finding, findings)]]
         advised.add(finding.kind)
     return "\n".join(lines)

@@ -1,10 +1,11 @@
 """One cause, and under it what follows."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from lightning_gradtools.diagnosis import Finding, Kind, Severity
+from lightning_gradtools.diagnosis import Finding, Kind, Remedy, Severity
 from lightning_gradtools.diagnosis.causes import from_causes, linked
 from lightning_gradtools.diagnosis.finding_tracker import FindingTracker
 from lightning_gradtools.reporting.findings import console_table, roots, verdict_line
@@ -100,3 +101,12 @@ def test_people_read_one_line_a_cause_with_what_comes_with_it():
         "with it: nonfinite in (whole model)",
     ]
     assert "(4 more follow from it)" in verdict_line(tracker.findings, 3)
+
+
+def test_beside_what_is_sick_lesser_findings_have_their_line_alone():
+    remedy = (Remedy("Try this."),)
+    mild = replace(finding(Kind.DEAD_RELU, "a", Severity.INFO), remedy=remedy)
+    severe = replace(finding(Kind.OUTPUT_MISMATCH, "b", Severity.CRITICAL), remedy=remedy)
+    assert console_table([mild]).count("Try this.") == 1
+    assert console_table([mild, severe]).count("Try this.") == 1
+    assert "dead_relu" in console_table([mild, severe])

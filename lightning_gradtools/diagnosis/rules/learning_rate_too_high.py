@@ -10,10 +10,8 @@ from lightning_gradtools.diagnosis.rule import Need, Rule, RuleContext
 from lightning_gradtools.diagnosis.rules.vanishing_gradient import RATIO, end_to_end
 from lightning_gradtools.diagnosis.updates import LONG_STEP, TOO_LONG_STEP, early_update, typical_update
 
-RISE, FAR_UP = (
-    1.5,
-    3.0,
-)  # times the least of the first losses: in time, and at once, where noise of batches may be large
+RISE = 1.5  # times the least of the first losses, once batches cannot be the reason any more
+FAR_UP = 3.0  # the same at once
 _STEPS = 20  # losses, to know whether the loss has risen
 _MAJORITY = 0.5  # of a layer's units
 
