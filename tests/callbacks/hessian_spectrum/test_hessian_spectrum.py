@@ -126,10 +126,10 @@ def test_density_leaves_arrays_and_a_figure(tmp_path):
     callback = HessianSpectrum(every_n_epochs=1, density=60)
     train(Smooth, callback, max_epochs=1, logger=logger, default_root_dir=tmp_path)
     assert callback.failure is None
-    arrays = np.load(tmp_path / "hessian_spectrum" / "step_6.npz")
-    assert arrays["weights"].sum() == pytest.approx(1)
-    assert len(arrays["support"]) == len(arrays["weights"])
-    assert len(arrays["eigenvalues"]) == len(arrays["bounds"]) == 5
+    with np.load(tmp_path / "hessian_spectrum" / "step_6.npz") as arrays:
+        assert arrays["weights"].sum() == pytest.approx(1)
+        assert len(arrays["support"]) == len(arrays["weights"])
+        assert len(arrays["eigenvalues"]) == len(arrays["bounds"]) == 5
     logger.experiment.flush()
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload()
     assert "curvature/density" in events.Tags()["images"]
